@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * forwarder IFACE MEMORY_MIB RATE_MIB_PER_S
+ *
+ * The lab's network function. It sends every unicast frame that arrives at
+ * IFACE back to its sender, as DPDK testpmd does in macswap mode, and stamps
+ * probe frames (protocol.h) with the guest's identity and state. Meanwhile a
+ * second thread rewrites and verifies MEMORY_MIB of memory at RATE_MIB_PER_S,
+ * so that a migration has dirty pages to send and a lost or stale page shows.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <err.h>
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../probe/protocol.h"
+
+#define PAGE_BYTES 4096
+#define WORDS_PER_PAGE (PAGE_BYTES / sizeof(uint64_t))
+#define WORD_STRIDE 64 /* verify one word in every 512 bytes */
+#define PAGES_PER_MIB 256
+#define TICK_NS 10000000 /* the verifier works in slices of 10 ms */
+#define HEARTBEAT_NS 5000000000ULL
+#define REPORTED_CORRUPTIONS 20
+
+static atomic_uint_fast64_t frames, probes, corruptions, pages_verified;
+static char boot_id_text[37];
+static uint8_t boot_id[BOOT_ID_BYTES];
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+static void read_boot_id(void)
+{
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+	const char *p = boot_id_text;
+
+	if (!f || fscanf(f, "%36s", boot_id_text) != 1)
+		errx(1, "cannot read the boot id");
+	fclose(f);
+	for (int i = 0; i < BOOT_ID_BYTES; i++, p += 2) {
+		if (*p == '-')
+			p++;
+		if (sscanf(p, "%2hhx", &boot_id[i]) != 1)
+			errx(1, "boot id '%s' is not a UUID", boot_id_text);
+	}
+}
+
+struct memory {
+	volatile uint64_t *words;
+	uint64_t pages;
+	uint64_t pages_per_tick;
+};
+
+/* The page number is part of the value, so a page that lands in the wrong
+ * place is noticed as well as a stale one. */
+static uint64_t pattern(uint64_t page, uint64_t pass)
+{
+	return pass << 32 | page;
+}
+
+static void verify_page(const struct memory *m, uint64_t page, uint64_t pass)
+{
+	volatile uint64_t *words = m->words + page * WORDS_PER_PAGE;
+
+	for (size_t i = 0; i < WORDS_PER_PAGE; i += WORD_STRIDE) {
+		uint64_t found = words[i], expected = pattern(page, pass - 1);
+
+		if (found != expected
+		    && atomic_fetch_add(&corruptions, 1) < REPORTED_CORRUPTIONS)
+			printf("forwarder: page %lu word %zu is %#lx instead "
+			       "of %#lx\n", page, i, found, expected);
+		words[i] = pattern(page, pass);
+	}
+	atomic_fetch_add(&pages_verified, 1);
+}
+
+static void heartbeat(void)
+{
+	printf("forwarder: boot %s frames %lu probes %lu pages verified %lu "
+	       "corruptions %lu\n", boot_id_text, frames, probes,
+	       pages_verified, corruptions);
+}
+
+static void *verify(void *arg)
+{
+	const struct memory *m = arg;
+	struct timespec due;
+	uint64_t page = 0, pass = 1, next_heartbeat = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &due);
+	for (;;) {
+		for (uint64_t i = 0; i < m->pages_per_tick; i++) {
+			verify_page(m, page, pass);
+			if (++page == m->pages) {
+				page = 0;
+				pass++;
+			}
+		}
+		if (monotonic_ns() >= next_heartbeat) {
+			heartbeat();
+			next_heartbeat = monotonic_ns() + HEARTBEAT_NS;
+		}
+		due.tv_nsec += TICK_NS;
+		if (due.tv_nsec >= 1000000000) {
+			due.tv_nsec -= 1000000000;
+			due.tv_sec++;
+		}
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+	}
+	return NULL;
+}
+
+static void start_verifier(struct memory *m, uint64_t mib, uint64_t mib_per_s)
+{
+	pthread_t thread;
+
+	m->pages = mib * PAGES_PER_MIB;
+	m->pages_per_tick = mib_per_s * PAGES_PER_MIB / (1000000000 / TICK_NS);
+	if (mib_per_s && (!m->pages || !m->pages_per_tick))
+		errx(1, "%lu MiB at %lu MiB/s: both must be at least 1, "
+		     "or the rate 0", mib, mib_per_s);
+	m->words = mmap(NULL, m->pages * PAGE_BYTES + PAGE_BYTES,
+			PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m->words == MAP_FAILED)
+		err(1, "cannot map %lu MiB", mib);
+	for (uint64_t i = 0; i < m->pages * WORDS_PER_PAGE; i += WORD_STRIDE)
+		m->words[i] = pattern(i / WORDS_PER_PAGE, 0);
+	errno = pthread_create(&thread, NULL, verify, m);
+	if (errno)
+		err(1, "pthread_create");
+}
+
+static int open_interface(const char *name)
+{
+	struct sockaddr_ll address = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_ALL),
+		.sll_ifindex = if_nametoindex(name),
+	};
+	int on = 1, s = socket(AF_PACKET, SOCK_RAW, 0);
+
+	if (s < 0)
+		err(1, "AF_PACKET socket");
+	if (setsockopt(s, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)))
+		err(1, "PACKET_IGNORE_OUTGOING");
+	if (bind(s, (struct sockaddr *)&address, sizeof(address)))
+		err(1, "interface '%s'", name);
+	return s;
+}
+
+static void swap_bytes(void *a, void *b, size_t n)
+{
+	uint8_t t[ETH_ALEN];
+
+	memcpy(t, a, n);
+	memcpy(a, b, n);
+	memcpy(b, t, n);
+}
+
+static int is_probe(const struct probe_frame *f, size_t n)
+{
+	return n >= sizeof(*f)
+	    && f->eth.ether_type == htons(ETHERTYPE_IP)
+	    && f->ip.protocol == IPPROTO_UDP
+	    && f->payload.magic == PROBE_MAGIC;
+}
+
+static void forward(int s)
+{
+	static union {
+		uint8_t bytes[ETH_FRAME_LEN + 4];
+		struct probe_frame frame;
+	} buffer;
+	struct probe_frame *f = &buffer.frame;
+	struct sockaddr_ll from;
+	socklen_t from_len;
+	ssize_t n;
+
+	for (;;) {
+		from_len = sizeof(from);
+		n = recvfrom(s, buffer.bytes, sizeof(buffer), MSG_TRUNC,
+			     (struct sockaddr *)&from, &from_len);
+		/* PACKET_HOST: broadcast sent back would have a group
+		 * address as its source */
+		if (n < ETH_HLEN || n > (ssize_t)sizeof(buffer)
+		    || from.sll_pkttype != PACKET_HOST)
+			continue;
+		swap_bytes(f->eth.ether_shost, f->eth.ether_dhost, ETH_ALEN);
+		atomic_fetch_add(&frames, 1);
+		if (is_probe(f, n)) {
+			/* swapped too, so that port security lets it pass;
+			 * the IP header's checksum stays the same */
+			swap_bytes(&f->ip.saddr, &f->ip.daddr, 4);
+			swap_bytes(&f->udp.source, &f->udp.dest, 2);
+			memcpy(f->payload.boot_id, boot_id, BOOT_ID_BYTES);
+			f->payload.counter = atomic_fetch_add(&probes, 1) + 1;
+			f->payload.guest_ns = monotonic_ns();
+			f->payload.corruptions = corruptions;
+			f->payload.pages_verified = pages_verified;
+		}
+		send(s, buffer.bytes, n, 0);
+	}
+}
+
+static uint64_t number(const char *text)
+{
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+
+	if (!*text || *end || value > 1 << 20)
+		errx(1, "'%s' is not a number from 0 to %d", text, 1 << 20);
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	struct sched_param fifo = { .sched_priority = 50 };
+	struct memory memory;
+	int s;
+
+	if (argc != 4)
+		errx(1, "usage: forwarder IFACE MEMORY_MIB RATE_MIB_PER_S");
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	read_boot_id();
+	s = open_interface(argv[1]);
+	if (mlockall(MCL_CURRENT | MCL_FUTURE))
+		err(1, "mlockall");
+	/* the verifier keeps the normal policy: it must not delay a frame */
+	start_verifier(&memory, number(argv[2]), number(argv[3]));
+	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
+		err(1, "SCHED_FIFO");
+	forward(s);
+}

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * probe: measure from outside how long a migration keeps packets from a guest
+ * that runs the lab's forwarder, and whether the guest lives on unharmed.
+ *
+ * It sends one frame per period to the guest's MAC address and waits for the
+ * forwarder's answer. Sending is paced on absolute CLOCK_MONOTONIC times;
+ * arrivals carry the kernel's time stamp, so they do not depend on when this
+ * process gets to run. It writes "ready" to stderr when the first answer is
+ * in, ends after --seconds or at SIGTERM or SIGINT, and then prints one JSON
+ * object:
+ *
+ *   blackout_ms      longest run of consecutive probes without an answer,
+ *                    times the period; blackout_at is when it began
+ *   gap_ms           longest time between two arrivals. About a period longer
+ *                    than the blackout, and more if answers came late
+ *                    instead of not at all
+ *   sender_stall_ms  how late the latest probe was sent: the measurement's
+ *                    own hiccup, which reads as a blackout of the guest
+ *   counter_continuous  one boot id throughout, and its count of forwarded
+ *                    probes grew with each answer
+ *   unreturned       probes that the guest forwarded between the first and
+ *                    the last answer and whose answer never arrived
+ *   corruptions      wrong memory words that the guest has found
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <err.h>
+#include <errno.h>
+#include <getopt.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <netinet/ether.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "protocol.h"
+
+#define NS_PER_S 1000000000LL
+#define GRACE_NS (NS_PER_S / 2) /* for answers to the last probes */
+#define UDP_PORT 7 /* echo */
+
+struct options {
+	const char *interface;
+	struct ether_addr mac;
+	struct in_addr source, destination;
+	unsigned rate_per_s;
+	unsigned seconds;
+};
+
+struct probe {
+	int64_t due_ns, sent_ns, received_ns; /* 0: not received */
+};
+
+struct guest {
+	bool seen, continuous;
+	uint8_t first_boot_id[BOOT_ID_BYTES], last_boot_id[BOOT_ID_BYTES];
+	uint64_t first_counter, last_counter;
+	uint64_t corruptions, pages_verified;
+};
+
+static struct probe *probes;
+static struct guest guest = { .continuous = true };
+static uint64_t session, capacity, received, duplicates;
+static atomic_bool stop, finished;
+
+static void on_signal(int number)
+{
+	(void)number;
+	stop = true;
+}
+
+static int64_t clock_ns(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+static int64_t realtime_offset_ns(void)
+{
+	return clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
+}
+
+static void use_fifo(int priority)
+{
+	struct sched_param p = { .sched_priority = priority };
+
+	errno = pthread_setschedparam(pthread_self(), SCHED_FIFO, &p);
+	if (errno)
+		err(1, "SCHED_FIFO (needs CAP_SYS_NICE)");
+}
+
+/* ---- the network ---------------------------------------------------- */
+
+static int open_interface(const char *name, uint8_t mac[ETH_ALEN])
+{
+	struct sockaddr_ll address = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_IP),
+		.sll_ifindex = if_nametoindex(name),
+	};
+	struct ifreq request = { 0 };
+	int on = 1, buffer_bytes = 4 << 20;
+	int s = socket(AF_PACKET, SOCK_RAW, 0);
+
+	if (s < 0)
+		err(1, "AF_PACKET socket (needs CAP_NET_RAW)");
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	if (ioctl(s, SIOCGIFHWADDR, &request))
+		err(1, "interface '%s'", name);
+	memcpy(mac, request.ifr_hwaddr.sa_data, ETH_ALEN);
+	if (setsockopt(s, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on))
+	    || setsockopt(s, SOL_PACKET, PACKET_QDISC_BYPASS, &on, sizeof(on))
+	    || setsockopt(s, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on))
+	    || setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes,
+			  sizeof(buffer_bytes)))
+		err(1, "socket options");
+	if (bind(s, (struct sockaddr *)&address, sizeof(address)))
+		err(1, "interface '%s'", name);
+	return s;
+}
+
+static uint16_t ip_checksum(const struct iphdr *ip)
+{
+	const uint16_t *word = (const void *)ip;
+	uint32_t sum = 0;
+
+	for (size_t i = 0; i < sizeof(*ip) / 2; i++)
+		sum += word[i];
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+static void make_frame(struct probe_frame *f, const struct options *o,
+		       const uint8_t own_mac[ETH_ALEN])
+{
+	struct iphdr ip = {
+		.version = 4,
+		.ihl = 5,
+		.tot_len = htons(sizeof(*f) - sizeof(f->eth)),
+		.frag_off = htons(IP_DF),
+		.ttl = 64,
+		.protocol = IPPROTO_UDP,
+		.saddr = o->source.s_addr,
+		.daddr = o->destination.s_addr,
+	};
+
+	memset(f, 0, sizeof(*f));
+	memcpy(f->eth.ether_dhost, &o->mac, ETH_ALEN);
+	memcpy(f->eth.ether_shost, own_mac, ETH_ALEN);
+	f->eth.ether_type = htons(ETHERTYPE_IP);
+	ip.check = ip_checksum(&ip);
+	f->ip = ip;
+	f->udp.source = f->udp.dest = htons(UDP_PORT);
+	f->udp.len = htons(sizeof(f->udp) + sizeof(f->payload));
+	f->payload.magic = PROBE_MAGIC;
+	f->payload.session = session;
+}
+
+/* ---- receiving ------------------------------------------------------ */
+
+static void account(const struct probe_payload *p, int64_t now_ns)
+{
+	if (p->magic != PROBE_MAGIC || p->session != session
+	    || p->sequence >= capacity || !p->counter)
+		return;
+	if (probes[p->sequence].received_ns) {
+		duplicates++;
+	} else {
+		probes[p->sequence].received_ns = now_ns;
+		received++;
+	}
+	if (!guest.seen) {
+		guest.seen = true;
+		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
+		guest.first_counter = p->counter;
+		fputs("ready\n", stderr);
+	} else if (memcmp(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES)
+		   || p->counter <= guest.last_counter) {
+		guest.continuous = false;
+	}
+	memcpy(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES);
+	guest.last_counter = p->counter;
+	guest.corruptions = p->corruptions;
+	guest.pages_verified = p->pages_verified;
+}
+
+static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
+{
+	struct cmsghdr *c = CMSG_FIRSTHDR(message);
+	struct timespec t;
+
+	if (!c || c->cmsg_type != SO_TIMESTAMPNS)
+		errx(1, "the kernel put no time stamp on a frame");
+	memcpy(&t, CMSG_DATA(c), sizeof(t));
+	return t.tv_sec * NS_PER_S + t.tv_nsec - offset_ns;
+}
+
+struct receiver {
+	int socket;
+	int64_t offset_ns;
+};
+
+static void *receive(void *arg)
+{
+	const struct receiver *r = arg;
+	struct pollfd readable = { .fd = r->socket, .events = POLLIN };
+	struct probe_frame frame;
+	char control[256];
+
+	use_fifo(51);
+	while (!finished) {
+		struct iovec data = { &frame, sizeof(frame) };
+		struct msghdr message = {
+			.msg_iov = &data,
+			.msg_iovlen = 1,
+			.msg_control = control,
+			.msg_controllen = sizeof(control),
+		};
+		ssize_t n;
+
+		if (poll(&readable, 1, 100) <= 0)
+			continue;
+		n = recvmsg(r->socket, &message, 0);
+		if (n == (ssize_t)sizeof(frame)
+		    && frame.ip.protocol == IPPROTO_UDP)
+			account(&frame.payload,
+				arrival_ns(&message, r->offset_ns));
+	}
+	return NULL;
+}
+
+/* ---- sending -------------------------------------------------------- */
+
+static void sleep_until(int64_t ns)
+{
+	struct timespec t = { ns / NS_PER_S, ns % NS_PER_S };
+
+	while (!stop && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t,
+					NULL) == EINTR)
+		;
+}
+
+/* After a stall the overdue probes go out at once: none is left out, so a
+ * run of lost ones still counts periods. */
+static uint64_t send_probes(int s, struct probe_frame *frame,
+			    int64_t period_ns)
+{
+	int64_t due_ns = clock_ns(CLOCK_MONOTONIC) + period_ns;
+	uint64_t n;
+
+	for (n = 0; n < capacity; n++, due_ns += period_ns) {
+		sleep_until(due_ns);
+		if (stop)
+			break;
+		frame->payload.sequence = n;
+		probes[n].due_ns = due_ns;
+		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
+		/* a full queue or a link that is down is a lost probe */
+		if (send(s, frame, sizeof(*frame), 0) < 0
+		    && errno != ENOBUFS && errno != ENETDOWN)
+			err(1, "send");
+	}
+	return n;
+}
+
+/* ---- the result ----------------------------------------------------- */
+
+struct longest {
+	int64_t ns, start_ns; /* start 0: there was none */
+};
+
+static struct longest longest_lost_run(uint64_t sent, int64_t period_ns)
+{
+	struct longest longest = { 0, 0 };
+	uint64_t run = 0;
+
+	for (uint64_t i = 0; i < sent; i++) {
+		run = probes[i].received_ns ? 0 : run + 1;
+		if ((int64_t)run * period_ns > longest.ns) {
+			longest.ns = run * period_ns;
+			longest.start_ns = probes[i - run + 1].sent_ns;
+		}
+	}
+	return longest;
+}
+
+static int compare(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static struct longest longest_gap(const int64_t *arrivals)
+{
+	struct longest longest = { 0, 0 };
+
+	for (uint64_t i = 1; i < received; i++)
+		if (arrivals[i] - arrivals[i - 1] > longest.ns) {
+			longest.ns = arrivals[i] - arrivals[i - 1];
+			longest.start_ns = arrivals[i - 1];
+		}
+	return longest;
+}
+
+static struct longest longest_stall(uint64_t sent)
+{
+	struct longest longest = { 0, 0 };
+
+	for (uint64_t i = 0; i < sent; i++)
+		if (probes[i].sent_ns - probes[i].due_ns > longest.ns) {
+			longest.ns = probes[i].sent_ns - probes[i].due_ns;
+			longest.start_ns = probes[i].due_ns;
+		}
+	return longest;
+}
+
+static void print_longest(const char *name, struct longest l,
+			  int64_t offset_ns)
+{
+	printf("\"%s_ms\": %.3f, ", name, l.ns / 1e6);
+	if (l.start_ns)
+		printf("\"%s_at\": %.6f, ", name,
+		       (l.start_ns + offset_ns) / 1e9);
+	else
+		printf("\"%s_at\": null, ", name);
+}
+
+static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
+{
+	if (!guest.seen) {
+		printf("\"%s\": null, ", name);
+		return;
+	}
+	printf("\"%s\": \"", name);
+	for (int i = 0; i < BOOT_ID_BYTES; i++)
+		printf("%s%02x", i == 4 || i == 6 || i == 8 || i == 10
+		       ? "-" : "", id[i]);
+	printf("\", ");
+}
+
+static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
+{
+	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
+	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
+	uint64_t n = 0;
+
+	if (!arrivals || !rtts)
+		err(1, "%lu answers", received);
+	for (uint64_t i = 0; i < sent; i++)
+		if (probes[i].received_ns) {
+			arrivals[n] = probes[i].received_ns;
+			rtts[n++] = probes[i].received_ns - probes[i].sent_ns;
+		}
+	qsort(arrivals, n, sizeof(*arrivals), compare);
+	qsort(rtts, n, sizeof(*rtts), compare);
+
+	printf("{\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
+	       "\"duplicates\": %lu, \"period_ms\": %.3f, ",
+	       sent, received, sent - received, duplicates, period_ns / 1e6);
+	print_longest("blackout", longest_lost_run(sent, period_ns),
+		      offset_ns);
+	print_longest("gap", longest_gap(arrivals), offset_ns);
+	print_longest("sender_stall", longest_stall(sent), offset_ns);
+	if (n)
+		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
+		       "\"rtt_max_ms\": %.3f, ", rtts[n / 2] / 1e6,
+		       rtts[n * 99 / 100] / 1e6, rtts[n - 1] / 1e6);
+	else
+		printf("\"rtt_p50_ms\": null, \"rtt_p99_ms\": null, "
+		       "\"rtt_max_ms\": null, ");
+	print_boot_id("first_boot_id", guest.first_boot_id);
+	print_boot_id("last_boot_id", guest.last_boot_id);
+	printf("\"first_counter\": %lu, \"last_counter\": %lu, "
+	       "\"unreturned\": %ld, \"counter_continuous\": %s, "
+	       "\"corruptions\": %lu, \"pages_verified\": %lu, "
+	       "\"clock_step_ms\": %.3f}\n",
+	       guest.first_counter, guest.last_counter,
+	       guest.seen ? (long)(guest.last_counter - guest.first_counter
+				   + 1 - received - duplicates) : 0,
+	       guest.seen && guest.continuous ? "true" : "false",
+	       guest.corruptions, guest.pages_verified,
+	       (realtime_offset_ns() - offset_ns) / 1e6);
+	free(arrivals);
+	free(rtts);
+}
+
+/* ---- the command line ----------------------------------------------- */
+
+static const char usage[] =
+	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
+	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
+	"defaults: 1000 probes per second for 600 seconds\n";
+
+static unsigned number(const char *name, unsigned low, unsigned high)
+{
+	char *end;
+	unsigned long value = strtoul(optarg, &end, 10);
+
+	if (!*optarg || *end || value < low || value > high)
+		errx(2, "--%s '%s' is not a number from %u to %u", name,
+		     optarg, low, high);
+	return value;
+}
+
+static void address(const char *name, struct in_addr *result)
+{
+	if (inet_pton(AF_INET, optarg, result) != 1)
+		errx(2, "--%s '%s' is not an IPv4 address", name, optarg);
+}
+
+static struct options parse(int argc, char **argv)
+{
+	static const struct option names[] = {
+		{ "interface", required_argument, NULL, 'i' },
+		{ "mac", required_argument, NULL, 'm' },
+		{ "source", required_argument, NULL, 's' },
+		{ "destination", required_argument, NULL, 'd' },
+		{ "rate", required_argument, NULL, 'r' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ 0 },
+	};
+	struct options o = { .rate_per_s = 1000, .seconds = 600 };
+	bool have_mac = false;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1)
+		switch (c) {
+		case 'i':
+			o.interface = optarg;
+			break;
+		case 'm':
+			have_mac = ether_aton_r(optarg, &o.mac);
+			if (!have_mac)
+				errx(2, "--mac '%s' is not a MAC address",
+				     optarg);
+			break;
+		case 's':
+			address("source", &o.source);
+			break;
+		case 'd':
+			address("destination", &o.destination);
+			break;
+		case 'r':
+			o.rate_per_s = number("rate", 1, 100000);
+			break;
+		case 't':
+			o.seconds = number("seconds", 1, 3600);
+			break;
+		default:
+			fputs(usage, stderr);
+			exit(2);
+		}
+	if (optind != argc || !o.interface || !have_mac || !o.source.s_addr
+	    || !o.destination.s_addr) {
+		fputs(usage, stderr);
+		exit(2);
+	}
+	return o;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = parse(argc, argv);
+	struct sigaction action = { .sa_handler = on_signal };
+	struct receiver receiver;
+	struct probe_frame frame;
+	uint8_t own_mac[ETH_ALEN];
+	int64_t period_ns = NS_PER_S / o.rate_per_s;
+	pthread_t thread;
+	uint64_t sent;
+
+	capacity = (uint64_t)o.rate_per_s * o.seconds;
+	probes = calloc(capacity, sizeof(*probes));
+	if (!probes)
+		err(1, "memory for %lu probes", capacity);
+	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
+		err(1, "getrandom");
+	receiver.socket = open_interface(o.interface, own_mac);
+	receiver.offset_ns = realtime_offset_ns();
+	make_frame(&frame, &o, own_mac);
+	if (mlockall(MCL_CURRENT | MCL_FUTURE))
+		err(1, "mlockall");
+
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	errno = pthread_create(&thread, NULL, receive, &receiver);
+	if (errno)
+		err(1, "pthread_create");
+	use_fifo(50);
+	sent = send_probes(receiver.socket, &frame, period_ns);
+	usleep(GRACE_NS / 1000);
+	finished = true;
+	pthread_join(thread, NULL);
+	print_result(sent, period_ns, receiver.offset_ns);
+	return 0;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the probe sends and what the forwarder stamps into the frame on its
+ * way back: the payload of a UDP/IPv4 datagram without a UDP checksum, so
+ * that the guest need not recompute one. Integers are in host order; the
+ * probe and the guest run on one machine.
+ */
+#ifndef NOVA_FASTMIG_PROBE_PROTOCOL_H
+#define NOVA_FASTMIG_PROBE_PROTOCOL_H
+
+#include <net/ethernet.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <stdint.h>
+
+#define PROBE_MAGIC 0x31474d5453414642ULL /* "BFASTMG1" */
+#define BOOT_ID_BYTES 16
+
+struct probe_payload {
+	uint64_t magic;
+	uint64_t session;	/* random, one per run of the probe */
+	uint64_t sequence;
+	/* zero in the request, filled in by the forwarder: */
+	uint8_t boot_id[BOOT_ID_BYTES];
+	uint64_t counter;	/* probe frames forwarded, this one included */
+	uint64_t guest_ns;	/* the guest's CLOCK_MONOTONIC */
+	uint64_t corruptions;	/* memory words found with a wrong value */
+	uint64_t pages_verified;
+} __attribute__((packed));
+
+struct probe_frame {
+	struct ether_header eth;
+	struct iphdr ip;
+	struct udphdr udp;
+	struct probe_payload payload;
+} __attribute__((packed));
+
+#endif
