@@ -1,0 +1,139 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The base root: one Debian trixie tree with everything that any host runs.
+# It is built once and kept in the cache under a hash of its inputs; the
+# hosts are overlays on top of it.
+
+# QEMU 10.0 and libvirt 11.3. Debian 12's QEMU 7.2 corrupts guests that are
+# migrated under TCG.
+SUITE=trixie
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+base_key() {
+    hash_of -w "$SUITE" "$LAB_SRC/files/base" "$LAB_SRC/files/constraints.txt" "$LAB_SRC/lib/base.sh"
+}
+base_dir() { echo "$CACHE/base/$(base_key)"; }
+
+# base_packages_of FILE: package names without comments, comma separated
+package_list() { sed 's/#.*//' "$LAB_SRC/files/base/packages" | xargs | tr ' ' ,; }
+
+# Where this machine gets Debian from, so that a local mirror is used.
+# Security updates come from where the machine's own do.
+debian_sources() {
+    local label uri main='' security=''
+    while read -r label uri; do
+        case $label in
+        Debian) main=${main:-$uri} ;;
+        Debian-Security) security=${security:-$uri} ;;
+        esac
+    done < <(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages')
+    main=${NOVA_FASTMIG_DEBIAN_MIRROR:-${main:-http://deb.debian.org/debian}}
+    echo "deb [signed-by=$KEYRING] $main $SUITE main"
+    echo "deb [signed-by=$KEYRING] $main $SUITE-updates main"
+    [ -z "$security" ] || echo "deb [signed-by=$KEYRING] $security $SUITE-security main"
+}
+
+base_packages() {
+    local dir root key
+    dir=$(base_dir)
+    root=$dir/root
+    [ -e "$dir/packages.done" ] && return 0
+    rm -rf --one-file-system "$dir"
+    mkdir -p "$dir" "$CACHE/apt"
+    local options=(
+        --quiet --mode=root --variant=minbase --include="$(package_list)"
+        --aptopt='APT::Install-Recommends "false"'
+        --dpkgopt=force-unsafe-io
+        --dpkgopt='path-exclude=/usr/share/man/*'
+        --dpkgopt='path-exclude=/usr/share/doc/*'
+        --dpkgopt='path-exclude=/usr/share/locale/*'
+        # keep the downloads for the next base root
+        --skip=download/empty --skip=essential/unlink
+        --setup-hook='mkdir -p "$1/var/cache/apt/archives"'
+        --setup-hook="sync-in '$CACHE/apt' /var/cache/apt/archives"
+        --customize-hook="sync-out /var/cache/apt/archives '$CACHE/apt'"
+        # the guest's kernel: its files are enough, nothing boots it here
+        --customize-hook='cd "$1/tmp" && package=$(chroot "$1" apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: \(linux-image-\)/\1/p" | head -1) && chroot "$1" sh -c "cd /tmp && apt-get -q download $package" && mkdir -p "$1/usr/lib/nova-fastmig-lab/kernel" && dpkg -x linux-image-*.deb "$1/usr/lib/nova-fastmig-lab/kernel" && rm linux-image-*.deb'
+    )
+    for key in Acquire::http::Proxy Acquire::https::Proxy; do
+        local value
+        value=$(apt-config dump --format '%v%n' "$key" | head -1)
+        [ -z "$value" ] || options+=(--aptopt="$key \"$value\"")
+    done
+    debian_sources | mmdebstrap "${options[@]}" "$SUITE" "$root" -
+    # Nothing starts by itself: every host names what it runs in a preset.
+    rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/machine-id"
+    install -D -m 644 /dev/stdin "$root/etc/systemd/system-preset/99-lab.preset" <<<'disable *'
+    touch "$dir/packages.done"
+}
+
+# in_tree ROOT COMMAND...: run COMMAND in a root that is not booted, with the
+# machine's network, DNS and CA bundle, which may hold a private CA.
+in_tree() {
+    local root=$1
+    shift
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    unshare --mount --pid --fork --kill-child --propagation private bash -c '
+        set -eu
+        root=$1; shift
+        mount -t proc proc "$root/proc"
+        mount --rbind /dev "$root/dev"
+        mount -t tmpfs tmpfs "$root/tmp"
+        mount -t tmpfs tmpfs "$root/run"
+        rm -f "$root/etc/resolv.conf"; touch "$root/etc/resolv.conf"
+        mount --bind "$(readlink -f /etc/resolv.conf)" "$root/etc/resolv.conf"
+        if [ -e /etc/ssl/certs/ca-certificates.crt ]; then
+            mount --bind -o ro /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+        fi
+        exec chroot "$root" "$@"' bash "$root" env -i \
+        HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+        PATH="$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+        SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+        PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+        ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+        ${no_proxy:+no_proxy="$no_proxy"} \
+        "$@"
+}
+
+# The machine's own Python index, if it has set one.
+python_index() {
+    command -v pip3 >/dev/null || return 0
+    pip3 config get global.index-url 2>/dev/null || true
+}
+
+base_python() {
+    local dir root index
+    dir=$(base_dir)
+    root=$dir/root
+    [ -e "$dir/python.done" ] && return 0
+    rm -rf "${root:?}$VENV"
+    index=$(python_index)
+    mkdir -p "$CACHE/uv" "$root/root/.cache/uv"
+    install -D -m 644 -t "$root/tmp" "$LAB_SRC/files/base/requirements.txt" "$LAB_SRC/files/constraints.txt"
+    mkdir -p "$root/opt/stack"
+    install -m 644 -t "$root/opt/stack" "$LAB_SRC/files/base/requirements.txt" "$LAB_SRC/files/constraints.txt"
+    rm -rf "$root/opt/stack/uv-cache"
+    mkdir "$root/opt/stack/uv-cache"
+    # shellcheck disable=SC2016
+    mount_uv_cache "$root" in_tree "$root" env ${index:+PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"} \
+        UV_CACHE_DIR=/opt/stack/uv-cache UV_LINK_MODE=copy sh -euc '
+        python3 -m venv "$1"
+        "$1/bin/pip" install --quiet --disable-pip-version-check uv
+        cd /opt/stack
+        uv pip install --quiet --python "$1/bin/python" --compile-bytecode \
+            --requirement requirements.txt --constraint constraints.txt
+    ' sh "$VENV"
+    rmdir "$root/opt/stack/uv-cache"
+    touch "$dir/python.done"
+}
+
+# mount_uv_cache ROOT COMMAND...: uv's downloads outlive the base root.
+mount_uv_cache() {
+    local root=$1 status=0
+    shift
+    mount --bind "$CACHE/uv" "$root/opt/stack/uv-cache"
+    "$@" || status=$?
+    umount "$root/opt/stack/uv-cache"
+    return "$status"
+}

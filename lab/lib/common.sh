@@ -1,0 +1,92 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Names, places and helpers that every lab command shares. Source it; it only
+# defines things.
+
+LAB_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CHECKOUT=$(dirname "$LAB_SRC")
+STATE=${NOVA_FASTMIG_LAB_DIR:-/var/lib/nova-fastmig-lab}
+CACHE=${NOVA_FASTMIG_CACHE_DIR:-/var/cache/nova-fastmig}
+RUN=$STATE/run
+
+COMPUTES=(compute1 compute2)
+HOSTS=(controller "${COMPUTES[@]}")
+FABRIC=nfm-fabric              # the namespace with the two switches
+MGMT_NET=10.77.0               # APIs, RPC, migration traffic
+DATA_NET=10.88.0               # the guests' network `nfv`
+declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
+# shellcheck disable=SC2034  # used by the files that source this one
+PROBE_IP=$DATA_NET.254         # the controller's own leg on the guests' network
+
+VENV=/opt/stack/venv           # inside the hosts
+# shellcheck disable=SC2034
+GUEST_SRC=/opt/nova-fastmig    # the checkout inside the hosts
+
+say() { printf '%s\n' "$*"; }
+warn() { printf 'lab: warning: %s\n' "$*" >&2; }
+die() { printf 'lab: %s\n' "$*" >&2; exit 1; }
+
+# Re-run the calling script as root, keeping the two settings.
+need_root() {
+    [ "$EUID" -ne 0 ] || return 0
+    command -v sudo >/dev/null ||
+        die "root is needed (namespaces, mounts, cgroups) and there is no sudo: run it as root"
+    exec sudo --preserve-env=NOVA_FASTMIG_LAB_DIR,NOVA_FASTMIG_CACHE_DIR,NOVA_FASTMIG_DEBIAN_MIRROR -- "$0" "$@"
+}
+
+# step TITLE FUNCTION [ARG...]: run it, say how long it took.
+step() {
+    local title=$1 start_us=${EPOCHREALTIME/./} took_ms
+    shift
+    say "==> $title"
+    "$@"
+    took_ms=$(((${EPOCHREALTIME/./} - start_us) / 1000))
+    printf '    %s: %d.%d s\n' "$title" $((took_ms / 1000)) $((took_ms % 1000 / 100))
+}
+
+# wait_for SECONDS WHAT COMMAND...: poll until it succeeds.
+wait_for() {
+    local limit_s=$1 what=$2 end_s
+    shift 2
+    end_s=$((SECONDS + limit_s))
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end_s" ] || die "$what: not there after $limit_s s"
+        sleep 0.2
+    done
+}
+
+# Run FUNCTION HOST for several hosts at the same time; fail if one fails.
+each() {
+    local function=$1 host pids=() pid failed=0
+    shift
+    for host in "$@"; do
+        "$function" "$host" &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+    return "$failed"
+}
+
+# One change at a time: `lab/up` and `lab/down` must not overlap.
+lock() {
+    mkdir -p "$RUN"
+    exec 9>"$RUN/lock"
+    flock --nonblock 9 || die "another lab/up, lab/down or lab/use-driver is running ($RUN/lock)"
+}
+
+netns() { echo "nfm-$1"; }
+mgmt_ip() { echo "$MGMT_NET.${ADDRESS[$1]}"; }
+host_dir() { echo "$STATE/hosts/$1"; }
+host_root() { echo "$STATE/hosts/$1/root"; }
+is_host() { [ -n "${ADDRESS[$1]:-}" ]; }
+
+# sha256 of files' names and contents, and of the words given with -w.
+hash_of() {
+    local words=()
+    while [ "${1:-}" = -w ]; do words+=("$2"); shift 2; done
+    {
+        printf '%s\n' "${words[@]}"
+        [ $# -eq 0 ] || find "$@" -type f ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 -r sha256sum
+    } | sha256sum | cut -c1-16
+}

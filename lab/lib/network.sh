@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The wires. Everything is inside namespaces; the machine's own network stack
+# sees nothing of it.
+#
+#   nfm-fabric      two plain Linux bridges that learn MAC addresses
+#     mgmt          10.77.0.0/24  APIs, RPC, ssh, migration traffic
+#     data          10.88.0.0/24  the guests' network
+#   nfm-controller  eth0 on mgmt, probe0 on data
+#   nfm-computeN    eth0 on mgmt, eth1 on data (a port of Open vSwitch)
+
+network_is_up() { [ -e "$RUN/network.done" ] && [ -e "/run/netns/$FABRIC" ]; }
+
+# cable BRIDGE HOST INTERFACE
+cable() {
+    local bridge=$1 host=$2 interface=$3
+    ip -n "$FABRIC" link add "$bridge-$host" type veth peer name "$interface" netns "$(netns "$host")"
+    ip -n "$FABRIC" link set "$bridge-$host" master "$bridge" up
+    # veth leaves checksums to hardware that is not there; the userspace
+    # datapath forwards such packets as they are and guests drop them
+    ip netns exec "$(netns "$host")" ethtool -K "$interface" tx off >/dev/null
+    ip -n "$(netns "$host")" link set "$interface" up
+}
+
+network_up() {
+    local host bridge
+    if network_is_up; then return 0; fi
+    network_down
+    ip netns add "$FABRIC"
+    for bridge in mgmt data; do
+        ip -n "$FABRIC" link add "$bridge" type bridge forward_delay 0 stp_state 0
+        ip -n "$FABRIC" link set "$bridge" up
+    done
+    for host in "${HOSTS[@]}"; do
+        ip netns add "$(netns "$host")"
+        ip -n "$(netns "$host")" link set lo up
+        cable mgmt "$host" eth0
+        ip -n "$(netns "$host")" address add "$(mgmt_ip "$host")/24" dev eth0
+    done
+    cable data controller probe0
+    ip -n "$(netns controller)" address add "$PROBE_IP/24" dev probe0
+    for host in "${COMPUTES[@]}"; do cable data "$host" eth1; done
+    touch "$RUN/network.done"
+}
+
+network_down() {
+    local name
+    rm -f "$RUN/network.done"
+    for name in "$FABRIC" "${HOSTS[@]/#/nfm-}"; do
+        [ ! -e "/run/netns/$name" ] || ip netns delete "$name"
+    done
+}
