@@ -1,0 +1,67 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""libvirt and QEMU of this host -> HostCaps."""
+
+import re
+
+from oslo_concurrency import processutils
+from oslo_log import log as logging
+
+from nova_fastmig import model
+
+LOG = logging.getLogger(__name__)
+
+# What the build of the patched QEMU puts into its version string
+# (./configure --with-pkgversion).
+PATCHED_MARK = 'nova-fastmig'
+
+_PACKAGE = re.compile(r'QEMU emulator version \S+ \((?P<package>.*)\)')
+
+
+def _version(number: int) -> tuple[int, int, int]:
+    """libvirt's 1000000 * major + 1000 * minor + micro, taken apart."""
+    return number // 1000000, number // 1000 % 1000, number % 1000
+
+
+def is_patched(version_text: str) -> bool:
+    """Whether ``qemu-system-x86_64 --version`` speaks of the patched QEMU."""
+    match = _PACKAGE.search(version_text)
+    return match is not None and PATCHED_MARK in match['package']
+
+
+def _emulator_is_patched(emulator: str | None) -> bool:
+    if emulator is None:
+        return False
+    try:
+        version_text, _ = processutils.execute(emulator, '--version')
+    except (OSError, processutils.ProcessExecutionError) as error:
+        LOG.warning('Cannot ask the emulator %s for its version, so it counts '
+                    'as not patched: %s', emulator, error)
+        return False
+    return is_patched(version_text)
+
+
+def read(host, name: str, emulator: str | None = None) -> model.HostCaps:
+    """Ask this host what it can do.
+
+    :param host: nova.virt.libvirt.host.Host
+    :param name: the host's name in Nova
+    :param emulator: path of the QEMU that guests of this host run on
+    :raises: libvirt.libvirtError
+    """
+    connection = host.get_connection()
+    return model.HostCaps(
+        host=name,
+        qemu_version=_version(connection.getVersion()),
+        libvirt_version=_version(connection.getLibVersion()),
+        patched_qemu=_emulator_is_patched(emulator))

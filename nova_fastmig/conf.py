@@ -1,0 +1,170 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The ``[fastmig]`` group of nova.conf."""
+
+from oslo_config import cfg
+
+from nova_fastmig import exception
+from nova_fastmig import model
+
+GROUP = cfg.OptGroup(
+    'fastmig',
+    title='Fast migration of NFV guests',
+    help="""
+Live migration of servers whose flavor has the extra spec
+``fastmig:enabled=true``. Needs ``compute_driver = fastmig.FastMigDriver``.
+
+Set the defaults and bounds alike on nova-api, which checks flavors against
+them, and on nova-compute, which checks every migration against them.
+""")
+
+OPTS = [
+    cfg.IntOpt(
+        'default_max_downtime_ms', default=10, min=1,
+        help="""
+Limit, in milliseconds, of the time that a guest stands still during its
+migration, for flavors without ``fastmig:max_downtime_ms``.
+
+A lower limit makes more migrations run out of time, because QEMU goes on
+copying memory until what is left fits the limit. 10 suits packet forwarders.
+"""),
+    cfg.IntOpt(
+        'default_max_total_ms', default=2000, min=1,
+        help="""
+Limit, in milliseconds, of a whole migration, for flavors without
+``fastmig:max_total_ms``. It counts from libvirt's start of the migration;
+Nova's own steps before and after are not part of it.
+"""),
+    cfg.StrOpt(
+        'default_on_miss', default=str(model.OnMiss.ABORT),
+        choices=[
+            (str(model.OnMiss.ABORT),
+             'the guest stays at the source and was never paused'),
+            (str(model.OnMiss.PROCEED),
+             'go on; the verdict will say that the limit was missed'),
+            (str(model.OnMiss.POST_COPY),
+             'switch over at once and fetch the rest of the memory after; '
+             'needs [libvirt]live_migration_permit_post_copy')],
+        help="""
+What to do when the total time runs out before the switchover, for flavors
+without ``fastmig:on_miss``.
+"""),
+    cfg.IntOpt(
+        'default_parallel_connections', default=1, min=1,
+        help="""
+Number of connections that carry guest memory, for flavors without
+``fastmig:parallel_connections``. It takes the place of
+``[libvirt]live_migration_parallel_connections`` for tagged flavors.
+
+More than one helps where a single stream cannot fill the network. Each costs
+a thread on both hosts; with few free cores it makes the downtime worse.
+"""),
+    cfg.StrOpt(
+        'default_qemu', default=str(model.QemuChoice.ANY),
+        choices=[
+            (str(model.QemuChoice.ANY), 'whatever the hosts have'),
+            (str(model.QemuChoice.PATCHED),
+             "the project's patched QEMU on both hosts")],
+        help='The QEMU to insist on, for flavors without ``fastmig:qemu``.'),
+    cfg.IntOpt(
+        'lowest_max_downtime_ms', default=1, min=1,
+        help='Lowest ``fastmig:max_downtime_ms`` that a flavor may have.'),
+    cfg.IntOpt(
+        'highest_max_downtime_ms', default=1000, min=1,
+        help='Highest ``fastmig:max_downtime_ms`` that a flavor may have.'),
+    cfg.IntOpt(
+        'lowest_max_total_ms', default=100, min=1,
+        help='Lowest ``fastmig:max_total_ms`` that a flavor may have.'),
+    cfg.IntOpt(
+        'highest_max_total_ms', default=600000, min=1,
+        help='Highest ``fastmig:max_total_ms`` that a flavor may have.'),
+    cfg.IntOpt(
+        'highest_parallel_connections', default=16, min=1, max=255,
+        help="""
+Highest ``fastmig:parallel_connections`` that a flavor may have. QEMU takes at
+most 255.
+"""),
+    cfg.IntOpt(
+        'poll_interval_ms', default=500, min=50, max=10000,
+        help="""
+How often, in milliseconds, to ask libvirt for the state of a migration when
+no event has come. The end of a migration and the time limit do not wait for
+it. A short interval costs QEMU monitor commands during the migration.
+"""),
+    cfg.ListOpt(
+        'sinks', default=['log', 'instance_action'],
+        help="""
+Where the report of a migration goes: names from the entry point group
+``nova_fastmig.sinks``. ``log`` writes it to nova-compute's log,
+``instance_action`` adds it to the server's action events
+(``openstack server event show``). A sink that fails is logged and does no
+harm to the migration.
+"""),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Register the group; doing so twice is fine."""
+    conf.register_group(GROUP)
+    conf.register_opts(OPTS, group=GROUP)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
+    """Entry point of oslo-config-generator and oslo-config-validator."""
+    return [(GROUP, OPTS)]
+
+
+def _bounds(group: cfg.ConfigOpts.GroupAttr, name: str,
+            lowest: int, highest: int) -> model.Range:
+    allowed = model.Range(lowest, highest)
+    if lowest > highest:
+        raise exception.InvalidSetting(
+            f'highest_{name}', highest, f'at least lowest_{name} = {lowest}')
+    default = group[f'default_{name}']
+    if default not in allowed:
+        raise exception.InvalidSetting(f'default_{name}', default,
+                                       str(allowed))
+    return allowed
+
+
+def sla_settings(conf: cfg.ConfigOpts) -> model.SlaSettings:
+    """Defaults and bounds for the extra specs of flavors.
+
+    :raises: InvalidSetting if a default is outside its bounds
+    """
+    register_opts(conf)
+    group = conf.fastmig
+    return model.SlaSettings(
+        default=model.Sla(
+            max_downtime_ms=group.default_max_downtime_ms,
+            max_total_ms=group.default_max_total_ms,
+            on_miss=model.OnMiss(group.default_on_miss),
+            parallel_connections=group.default_parallel_connections,
+            qemu=model.QemuChoice(group.default_qemu)),
+        max_downtime_ms=_bounds(
+            group, 'max_downtime_ms', group.lowest_max_downtime_ms,
+            group.highest_max_downtime_ms),
+        max_total_ms=_bounds(
+            group, 'max_total_ms', group.lowest_max_total_ms,
+            group.highest_max_total_ms),
+        parallel_connections=_bounds(
+            group, 'parallel_connections', 1,
+            group.highest_parallel_connections))
+
+
+def transport_settings(conf: cfg.ConfigOpts) -> model.TransportSettings:
+    """The options of Nova's own ``[libvirt]`` group that a plan depends on."""
+    return model.TransportSettings(
+        native_tls=conf.libvirt.live_migration_with_native_tls,
+        tunnelled=conf.libvirt.live_migration_tunnelled,
+        post_copy_permitted=conf.libvirt.live_migration_permit_post_copy)
