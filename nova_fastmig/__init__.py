@@ -20,8 +20,8 @@ One migration reads top to bottom in this order:
 4. ``capabilities``  libvirt and QEMU of this host -> HostCaps
 5. ``plan``          Sla and HostCaps -> Plan, or why there is none
 6. ``guest``         applies the Plan to the domain
-7. ``watch``         libvirt's events and job statistics -> Sample
-8. ``policy``        Plan and Sample -> Decision
+7. ``watch``         libvirt's events and job statistics
+8. ``policy``        Plan and what was seen -> Decision
 9. ``report``        Plan, Decisions and Completed -> SlaReport
 10. ``sinks``        where a report goes
 

@@ -14,6 +14,7 @@
 
 import re
 
+from lxml import etree
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
@@ -39,8 +40,8 @@ def is_patched(version_text: str) -> bool:
     return match is not None and PATCHED_MARK in match['package']
 
 
-def _emulator_is_patched(emulator: str | None) -> bool:
-    if emulator is None:
+def _asked_patched(emulator: str | None) -> bool:
+    if not emulator:
         return False
     try:
         version_text, _ = processutils.execute(emulator, '--version')
@@ -51,17 +52,24 @@ def _emulator_is_patched(emulator: str | None) -> bool:
     return is_patched(version_text)
 
 
-def read(host, name: str, emulator: str | None = None) -> model.HostCaps:
+def read(host, name: str, guest=None) -> model.HostCaps:
     """Ask this host what it can do.
 
     :param host: nova.virt.libvirt.host.Host
     :param name: the host's name in Nova
-    :param emulator: path of the QEMU that guests of this host run on
+    :param guest: nova.virt.libvirt.guest.Guest whose emulator counts; without
+        one it is the emulator that libvirt would start a new guest on
     :raises: libvirt.libvirtError
     """
     connection = host.get_connection()
+    if guest is not None:
+        emulator = etree.fromstring(guest.get_xml_desc()).findtext(
+            './devices/emulator')
+    else:
+        emulator = etree.fromstring(
+            connection.getDomainCapabilities()).findtext('./path')
     return model.HostCaps(
         host=name,
         qemu_version=_version(connection.getVersion()),
         libvirt_version=_version(connection.getLibVersion()),
-        patched_qemu=_emulator_is_patched(emulator))
+        patched_qemu=_asked_patched(emulator))

@@ -165,6 +165,5 @@ def sla_settings(conf: cfg.ConfigOpts) -> model.SlaSettings:
 def transport_settings(conf: cfg.ConfigOpts) -> model.TransportSettings:
     """The options of Nova's own ``[libvirt]`` group that a plan depends on."""
     return model.TransportSettings(
-        native_tls=conf.libvirt.live_migration_with_native_tls,
         tunnelled=conf.libvirt.live_migration_tunnelled,
         post_copy_permitted=conf.libvirt.live_migration_permit_post_copy)

@@ -12,7 +12,7 @@
 
 """The values that travel through one migration.
 
-Extra specs -> Sla -> Plan -> Samples -> Decisions -> SlaReport. All of them
+Extra specs -> Sla -> Plan -> Decisions -> SlaReport. All of them
 are frozen; the unit of a number is in its name.
 """
 
@@ -84,12 +84,10 @@ class SlaSettings:
 class TransportSettings:
     """What Nova's ``[libvirt]`` group says about migrations.
 
-    :ivar native_tls: ``live_migration_with_native_tls``
     :ivar tunnelled: ``live_migration_tunnelled``
     :ivar post_copy_permitted: ``live_migration_permit_post_copy``
     """
 
-    native_tls: bool
     tunnelled: bool
     post_copy_permitted: bool
 
@@ -127,24 +125,6 @@ class Plan:
     parallel_connections: int
     set_flags: frozenset[str]
     clear_flags: frozenset[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One look at a running migration, from libvirt's job statistics.
-
-    A field that libvirt did not report, or reported as nonsense, is None.
-
-    :ivar elapsed_ms: since libvirt started the job
-    :ivar remaining_bytes: memory still to be sent
-    :ivar total_bytes: memory of the guest
-    :ivar iteration: number of the pass over the guest's memory, from 1
-    """
-
-    elapsed_ms: int | None
-    remaining_bytes: int | None
-    total_bytes: int | None
-    iteration: int | None
 
 
 class Action(enum.StrEnum):

@@ -79,11 +79,11 @@ def make(sla: model.Sla, source: model.HostCaps,
     # (with fsync) while the guest stands still; the driver at the destination
     # does it right after instead.
     clear_flags = {'PERSIST_DEST', *_ALWAYS_CLEAR}
-    for wanted, flag in (
-            (sla.parallel_connections > 1, 'PARALLEL'),
-            (sla.on_miss is model.OnMiss.POST_COPY, 'POSTCOPY'),
-            (transport.native_tls, 'TLS')):
-        (set_flags if wanted else clear_flags).add(flag)
+    (set_flags if sla.parallel_connections > 1 else clear_flags).add(
+        'PARALLEL')
+    # Where it is wanted Nova has set it, or the plan was refused above.
+    if sla.on_miss is not model.OnMiss.POST_COPY:
+        clear_flags.add('POSTCOPY')
     return model.Plan(
         sla=sla,
         source=source,

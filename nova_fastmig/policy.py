@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Plan and Sample -> Decision. Pure."""
+"""Plan and what was seen -> Decision. Pure."""
 
 from nova_fastmig import model
 

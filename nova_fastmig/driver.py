@@ -1,0 +1,134 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Nova's entry points. Each one delegates; the logic is in ``session``."""
+
+import functools
+
+from nova.virt import event as nova_event
+from nova.virt.libvirt import driver as nova_driver
+from oslo_config import cfg
+
+from nova_fastmig import conf
+from nova_fastmig import guest as fast_guest
+from nova_fastmig import session
+
+CONF = cfg.CONF
+
+
+class FastMigDriver(nova_driver.LibvirtDriver):
+    """Nova's libvirt driver, with planned migrations of tagged flavors.
+
+    A server whose flavor has no ``fastmig:enabled=true`` takes the path of
+    LibvirtDriver, unchanged.
+    """
+
+    def __init__(self, virtapi, read_only=False):
+        super().__init__(virtapi, read_only)
+        # Settings that contradict each other stop nova-compute here rather
+        # than a migration later.
+        conf.sla_settings(CONF)
+        self._sessions = session.Sessions(self._host)
+
+    # At both ends, before a migration.
+
+    def check_can_live_migrate_destination(self, context, instance,
+                                           *args, **kwargs):
+        session.check_host(self._host, instance)
+        return super().check_can_live_migrate_destination(
+            context, instance, *args, **kwargs)
+
+    def check_can_live_migrate_source(self, context, instance,
+                                      *args, **kwargs):
+        session.check_host(self._host, instance, running_here=True)
+        return super().check_can_live_migrate_source(
+            context, instance, *args, **kwargs)
+
+    # At the source.
+
+    def live_migration(self, context, instance, dest, post_method,
+                       recover_method, block_migration=False,
+                       migrate_data=None):
+        self._sessions.run(
+            context, instance, dest,
+            functools.partial(
+                super().live_migration, context, instance, dest, post_method,
+                recover_method, block_migration, migrate_data),
+            functools.partial(
+                recover_method, context, instance, dest, migrate_data))
+
+    def _live_migration_operation(self, context, instance, dest,
+                                  block_migration, migrate_data, guest,
+                                  device_names):
+        operation = functools.partial(
+            super()._live_migration_operation, context, instance, dest,
+            block_migration, migrate_data, device_names=device_names)
+        fast = self._sessions.get(instance)
+        if fast is None:
+            operation(guest=guest)
+        else:
+            fast.operate(guest._domain,
+                         lambda fast_guest: operation(guest=fast_guest))
+
+    def _live_migration_monitor(self, context, instance, guest, dest,
+                                post_method, recover_method, block_migration,
+                                migrate_data, *args, **kwargs):
+        fast = self._sessions.get(instance)
+        if fast is None:
+            super()._live_migration_monitor(
+                context, instance, guest, dest, post_method, recover_method,
+                block_migration, migrate_data, *args, **kwargs)
+            return
+        try:
+            fast.follow(
+                guest._domain, self.active_migrations, migrate_data.migration,
+                functools.partial(post_method, context, instance, dest,
+                                  block_migration, migrate_data),
+                functools.partial(recover_method, context, instance, dest,
+                                  migrate_data))
+        finally:
+            self._clear_empty_migration(instance)
+
+    def live_migration_abort(self, instance):
+        super().live_migration_abort(instance)
+        fast = self._sessions.get(instance)
+        if fast is not None:
+            fast.aborted_by_request()
+
+    def live_migration_force_complete(self, instance):
+        super().live_migration_force_complete(instance)
+        fast = self._sessions.get(instance)
+        if fast is not None:
+            fast.wake()
+
+    # At the destination, after a migration: whichever comes first makes the
+    # guest persistent.
+
+    def emit_event(self, event):
+        if (isinstance(event, nova_event.LifecycleEvent) and
+                event.transition == nova_event.EVENT_LIFECYCLE_RESUMED):
+            fast_guest.persist_by_uuid(self._host, event.uuid)
+        super().emit_event(event)
+
+    def post_live_migration_at_destination(self, context, instance,
+                                           *args, **kwargs):
+        fast_guest.persist_by_uuid(self._host, instance.uuid)
+        super().post_live_migration_at_destination(
+            context, instance, *args, **kwargs)
+
+    def init_host(self, host):
+        super().init_host(host)
+        fast_guest.persist_all(self._host)
+
+    def get_available_resource(self, nodename):
+        fast_guest.persist_all(self._host)
+        return super().get_available_resource(nodename)

@@ -1,0 +1,151 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The domain: apply the Plan to it, ask it, make it persistent."""
+
+import libvirt
+from lxml import etree
+from nova.virt.libvirt import config as nova_config
+from nova.virt.libvirt import guest as nova_guest
+from oslo_log import log as logging
+from oslo_utils import strutils
+
+from nova_fastmig import model
+from nova_fastmig import request
+
+LOG = logging.getLogger(__name__)
+
+
+def _bits(names: frozenset[str]) -> int:
+    bits = 0
+    for name in names:
+        bits |= getattr(libvirt, f'VIR_MIGRATE_{name}')
+    return bits
+
+
+class FastGuest(nova_guest.Guest):
+    """A Guest that migrates by its Plan.
+
+    Nova's LibvirtDriver builds the destination's XML and URIs and then calls
+    ``migrate``; only what the plan is about is changed there.
+    """
+
+    def __init__(self, domain, plan: model.Plan):
+        super().__init__(domain)
+        self._plan = plan
+
+    def migrate(self, destination, *args, flags=0, **kwargs):
+        """Migrate with the plan's flags and limits; blocks until the end.
+
+        The downtime limit is set before the start, so that QEMU never runs
+        with its default of 300 ms. It belongs to the QEMU process, so the
+        one that was in force comes back if the guest stays.
+
+        :raises: libvirt.libvirtError
+        """
+        previous_ms = self._domain.migrateGetMaxDowntime()
+        self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
+        kwargs['parallel'] = self._plan.parallel_connections
+        flags |= _bits(self._plan.set_flags)
+        flags &= ~_bits(self._plan.clear_flags)
+        try:
+            super().migrate(destination, *args, flags=flags, **kwargs)
+        except libvirt.libvirtError:
+            self._restore_downtime(previous_ms)
+            raise
+
+    def _restore_downtime(self, limit_ms: int) -> None:
+        try:
+            self.migrate_configure_max_downtime(limit_ms)
+        except libvirt.libvirtError as error:
+            LOG.debug('The downtime limit of %s stays as it is: %s',
+                      self._plan.sla, error)
+
+    def job_stats(self) -> dict:
+        """Statistics of the running job; empty if libvirt has none to give."""
+        try:
+            return self._domain.jobStats()
+        except libvirt.libvirtError as error:
+            LOG.debug('No job statistics: %s', error)
+            return {}
+
+    def is_paused(self) -> bool:
+        """Whether the vCPUs stand still; False if libvirt does not say."""
+        try:
+            state, _ = self._domain.state()
+        except libvirt.libvirtError as error:
+            LOG.debug('No domain state: %s', error)
+            return False
+        return state == libvirt.VIR_DOMAIN_PAUSED
+
+
+def _is_tagged(domain_xml: str) -> bool:
+    """Whether the flavor in the domain's Nova metadata is tagged."""
+    text = etree.fromstring(domain_xml).findtext(
+        './metadata/nova:instance/nova:flavor/nova:extraSpecs/'
+        f'nova:extraSpec[@name="{request.ENABLED}"]',
+        namespaces={'nova': nova_config.NOVA_NS})
+    return text is not None and strutils.bool_from_string(text)
+
+
+def persist_if_tagged(host, domain) -> bool:
+    """Define a tagged guest that runs here and is not defined yet.
+
+    The migration leaves that out to keep it out of the blackout. Paused
+    guests are let be: they may be incoming migrations.
+
+    :param host: nova.virt.libvirt.host.Host
+    :param domain: libvirt.virDomain
+    :returns: whether the domain was defined by this call
+    :raises: libvirt.libvirtError
+    """
+    if domain.isPersistent():
+        return False
+    state, _ = domain.state()
+    if state != libvirt.VIR_DOMAIN_RUNNING:
+        return False
+    guest = nova_guest.Guest(domain)
+    xml = guest.get_xml_desc(dump_inactive=True, dump_sensitive=True)
+    if not _is_tagged(xml):
+        return False
+    host.write_instance_config(xml)
+    LOG.info('Made the migrated domain %s persistent', guest.name)
+    return True
+
+
+def persist_by_uuid(host, uuid: str) -> None:
+    """``persist_if_tagged`` for one guest; a failure is logged.
+
+    It is tried again at the next look, so nothing is lost by going on.
+    """
+    try:
+        persist_if_tagged(host, host.get_connection().lookupByUUIDString(uuid))
+    except libvirt.libvirtError as error:
+        LOG.warning('Could not make domain %s persistent, will try again: %s',
+                    uuid, error)
+
+
+def persist_all(host) -> None:
+    """``persist_by_uuid`` for every guest that runs on this host.
+
+    Finds the guests that arrived while nova-compute was down.
+    """
+    try:
+        uuids = [domain.UUIDString()
+                 for domain in host.get_connection().listAllDomains(
+                     libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)]
+    except libvirt.libvirtError as error:
+        LOG.warning('Could not look for domains that are not persistent: %s',
+                    error)
+        return
+    for uuid in uuids:
+        persist_by_uuid(host, uuid)

@@ -1,0 +1,286 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""One migration of a tagged guest, from request to report."""
+
+import collections
+import time
+
+import libvirt
+from nova import exception as nova_exception
+from nova.virt.libvirt import guest as nova_guest
+from nova.virt.libvirt import migration as nova_migration
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from nova_fastmig import capabilities
+from nova_fastmig import conf
+from nova_fastmig import exception
+from nova_fastmig import guest as fast_guest
+from nova_fastmig import model
+from nova_fastmig import plan
+from nova_fastmig import policy
+from nova_fastmig import report
+from nova_fastmig import request
+from nova_fastmig import sinks
+from nova_fastmig import watch
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+# How long to wait, after Nova's post step, for libvirt's statistics of a
+# finished migration. They come within 0.3 s; without them the verdict is
+# "unknown".
+_COMPLETED_STATS_TIMEOUT_S = 5
+
+
+def _sla(instance) -> model.Sla | None:
+    return request.parse(instance.flavor.extra_specs or {},
+                         conf.sla_settings(CONF))
+
+
+def check_host(host, instance, running_here: bool = False) -> None:
+    """Refuse a migration that this host cannot do, before it starts.
+
+    :param host: nova.virt.libvirt.host.Host
+    :param running_here: this is the source
+    :raises: MigrationPreCheckError, which names the key or what is missing,
+        and lets the conductor try another destination
+    """
+    try:
+        sla = _sla(instance)
+        if sla is None:
+            return
+        guest = host.get_guest(instance) if running_here else None
+        reasons = plan.refusals(
+            sla, capabilities.read(host, CONF.host, guest),
+            conf.transport_settings(CONF))
+        if reasons:
+            raise exception.PlanRefused(reasons)
+    except exception.FastMigError as error:
+        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+            from error
+
+
+class Session:
+    """What is known about one running migration at its source.
+
+    Nova runs a migration in two threads: ``operate`` is in the one that
+    blocks in libvirt's call, ``follow`` in the other.
+    """
+
+    def __init__(self, host, instance, destination: str, sla: model.Sla,
+                 the_plan: model.Plan):
+        self._host = host
+        self._instance = instance
+        self._destination = destination
+        self._sla = sla
+        self._plan = the_plan
+        self._mailbox = watch.Mailbox()
+        self._decisions: list[model.Decision] = []
+        self._abort_reason = ''
+        self._stats_saved_s = time.monotonic()
+        self._completed = model.Completed(
+            model.Outcome.FAILED, 'the migration was not followed to its end',
+            None, None)
+
+    # In the operation thread.
+
+    def operate(self, domain, migrate) -> None:
+        """Run Nova's migration operation on a FastGuest.
+
+        Its error is not raised here: ``follow`` finds out what became of the
+        guest and calls Nova's post or recovery method, so that a migration
+        that was aborted does not put the server into ERROR.
+
+        :param migrate: called with the FastGuest
+        """
+        try:
+            migrate(fast_guest.FastGuest(domain, self._plan))
+        except BaseException as error:
+            self._mailbox.put(watch.Ended(error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._mailbox.put(watch.Ended(None))
+
+    # In the monitoring thread.
+
+    def follow(self, domain, tasks: dict, migration, post, recover) -> None:
+        """Watch the migration, carry out decisions, and finish it.
+
+        :param domain: libvirt.virDomain at the source
+        :param tasks: LibvirtDriver.active_migrations
+        :param migration: nova.objects.Migration
+        :param post: called without arguments when the guest has moved
+        :param recover: called with a migration status when it has not
+        """
+        guest = fast_guest.FastGuest(domain, self._plan)
+        on_failure: collections.deque[str] = collections.deque()
+        paused_before = guest.is_paused()
+        watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
+                               CONF.fastmig.poll_interval_ms / 1000)
+
+        def look(elapsed_ms, stats):
+            nova_migration.run_tasks(
+                guest, self._instance, tasks, on_failure, migration,
+                'POSTCOPY' not in self._plan.clear_flags)
+            self._save_stats(migration, stats)
+            self._carry_out(guest, migration, policy.decide(
+                self._plan, elapsed_ms,
+                paused=not paused_before and guest.is_paused(),
+                post_copy_started=migration.status == 'running (post-copy)'))
+
+        with watch.Events(self._host.get_connection(),
+                          self._instance.uuid, self._mailbox):
+            ended = watching.run(look)
+            outcome, reason = self._outcome(guest, ended)
+            LOG.info('Migration operation has ended: %s %s', outcome, reason,
+                     instance=self._instance)
+            if outcome is not model.Outcome.COMPLETED:
+                self._completed = model.Completed(outcome, reason, None, None)
+                nova_migration.run_recover_tasks(
+                    self._host, guest, self._instance, on_failure)
+                recover('cancelled' if outcome is model.Outcome.ABORTED
+                        else 'failed')
+                return
+            try:
+                post()
+            finally:
+                stats = watching.completed_stats(_COMPLETED_STATS_TIMEOUT_S)
+                self._completed = watch.to_completed(stats or {})
+
+    def _carry_out(self, guest, migration, decision: model.Decision) -> None:
+        if decision.action is model.Action.CONTINUE or self._abort_reason:
+            return
+        LOG.warning('Live migration: %s, because %s', decision.action,
+                    decision.reason, instance=self._instance)
+        match decision.action:
+            case model.Action.ABORT:
+                try:
+                    guest.abort_job()
+                except libvirt.libvirtError as error:
+                    # Not begun yet, or over just now: the next look tells.
+                    LOG.warning('Could not abort: %s', error,
+                                instance=self._instance)
+                    return
+                self._abort_reason = decision.reason
+            case model.Action.POST_COPY:
+                nova_migration.trigger_postcopy_switch(
+                    guest, self._instance, migration)
+        self._decisions.append(decision)
+
+    def _save_stats(self, migration, stats: dict) -> None:
+        """Let the API show the progress of a long migration."""
+        now_s = time.monotonic()
+        interval_s = CONF.libvirt.live_migration_monitor_interval
+        if not stats or now_s - self._stats_saved_s < interval_s:
+            return
+        self._stats_saved_s = now_s
+        info = nova_guest.JobInfo(**stats)
+        remaining_percent = 100
+        if info.memory_total:
+            remaining_percent = round(
+                info.memory_remaining * 100 / info.memory_total)
+        nova_migration.save_stats(self._instance, migration, info,
+                                  remaining_percent)
+
+    def _outcome(self, guest,
+                 ended: watch.Ended) -> tuple[model.Outcome, str]:
+        if ended.error is None:
+            return model.Outcome.COMPLETED, ''
+        # The call can fail although the guest has moved: see where it is.
+        job_type = nova_migration.find_job_type(guest, self._instance)
+        if job_type == libvirt.VIR_DOMAIN_JOB_COMPLETED:
+            LOG.warning('The migration call failed but the guest has moved: '
+                        '%s', ended.error, instance=self._instance)
+            return model.Outcome.COMPLETED, ''
+        if self._abort_reason:
+            return model.Outcome.ABORTED, self._abort_reason
+        return model.Outcome.FAILED, str(ended.error)
+
+    # From anywhere.
+
+    def wake(self) -> None:
+        """Make ``follow`` look at once, for a task was added for it."""
+        self._mailbox.put(watch.Wake())
+
+    def aborted_by_request(self) -> None:
+        """Note that ``live-migration-abort`` has cancelled the job."""
+        self._abort_reason = 'live-migration-abort was requested'
+
+    def close(self) -> model.SlaReport:
+        self._mailbox.close()
+        return report.make(
+            self._instance.uuid, self._plan.source.host, self._destination,
+            self._sla, tuple(self._decisions), self._completed)
+
+
+class Sessions:
+    """The migrations of tagged guests that leave this host.
+
+    :param host: nova.virt.libvirt.host.Host
+    """
+
+    def __init__(self, host):
+        self._host = host
+        self._by_uuid: dict[str, Session] = {}
+        self._sinks = sinks.Sinks(CONF.fastmig.sinks)
+
+    def get(self, instance) -> Session | None:
+        """The session of a migration under way; None for an untagged one."""
+        return self._by_uuid.get(instance.uuid)
+
+    def run(self, context, instance, destination: str, migrate,
+            recover) -> None:
+        """Do one migration: request -> plan -> guest -> watch -> report.
+
+        :param migrate: LibvirtDriver's own migration, without arguments; a
+            tagged guest's finds its session through ``get``
+        :param recover: Nova's recovery, called with a migration status if
+            the migration cannot be planned
+        """
+        try:
+            sla = _sla(instance)
+        except exception.FastMigError as error:
+            # The pre-checks found it valid: the configuration has changed.
+            LOG.error('Live migration refused: %s', error, instance=instance)
+            recover('failed')
+            return
+        if sla is None:
+            migrate()
+            return
+        try:
+            the_plan = plan.make(
+                sla,
+                capabilities.read(self._host, CONF.host,
+                                  self._host.get_guest(instance)),
+                conf.transport_settings(CONF))
+        except exception.PlanRefused as error:
+            LOG.error('Live migration refused: %s', error, instance=instance)
+            recover('failed')
+            self._emit(context, report.make(
+                instance.uuid, CONF.host, destination, sla, (),
+                model.Completed(model.Outcome.REFUSED, str(error), None,
+                                None)))
+            return
+        LOG.info('Live migration by %s', the_plan, instance=instance)
+        session = Session(self._host, instance, destination, sla, the_plan)
+        self._by_uuid[instance.uuid] = session
+        try:
+            migrate()
+        finally:
+            del self._by_uuid[instance.uuid]
+            self._emit(context, session.close())
+
+    def _emit(self, context, the_report: model.SlaReport) -> None:
+        self._sinks.emit(context, the_report)
