@@ -16,10 +16,12 @@ import re
 
 from lxml import etree
 from oslo_concurrency import processutils
+from oslo_config import cfg
 from oslo_log import log as logging
 
 from nova_fastmig import model
 
+CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 # What the build of the patched QEMU puts into its version string
@@ -66,8 +68,9 @@ def read(host, name: str, guest=None) -> model.HostCaps:
         emulator = etree.fromstring(guest.get_xml_desc()).findtext(
             './devices/emulator')
     else:
-        emulator = etree.fromstring(
-            connection.getDomainCapabilities()).findtext('./path')
+        emulator = etree.fromstring(connection.getDomainCapabilities(
+            None, host.get_capabilities().host.cpu.arch, None,
+            CONF.libvirt.virt_type, 0)).findtext('./path')
     return model.HostCaps(
         host=name,
         qemu_version=_version(connection.getVersion()),

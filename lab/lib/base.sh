@@ -15,7 +15,6 @@ base_key() {
 }
 base_dir() { echo "$CACHE/base/$(base_key)"; }
 
-# base_packages_of FILE: package names without comments, comma separated
 package_list() { sed 's/#.*//' "$LAB_SRC/files/base/packages" | xargs | tr ' ' ,; }
 
 # Where this machine gets Debian from, so that a local mirror is used.
@@ -38,7 +37,7 @@ base_packages() {
     local dir root key
     dir=$(base_dir)
     root=$dir/root
-    [ -e "$dir/packages.done" ] && return 0
+    [ ! -e "$dir/packages.done" ] || return 0
     rm -rf --one-file-system "$dir"
     mkdir -p "$dir" "$CACHE/apt"
     local options=(
@@ -68,11 +67,10 @@ base_packages() {
     touch "$dir/packages.done"
 }
 
-# in_tree ROOT COMMAND...: run COMMAND in a root that is not booted, with the
-# machine's network, DNS and CA bundle, which may hold a private CA.
+# in_tree ROOT [--bind DIRECTORY INSIDE]... COMMAND...: run COMMAND in a root
+# that is not booted, with the machine's network, DNS and CA bundle, which may
+# hold a private CA. The mounts end with the command.
 in_tree() {
-    local root=$1
-    shift
     # shellcheck disable=SC2016  # expanded by the inner shell
     unshare --mount --pid --fork --kill-child --propagation private bash -c '
         set -eu
@@ -81,19 +79,21 @@ in_tree() {
         mount --rbind /dev "$root/dev"
         mount -t tmpfs tmpfs "$root/tmp"
         mount -t tmpfs tmpfs "$root/run"
-        rm -f "$root/etc/resolv.conf"; touch "$root/etc/resolv.conf"
+        [ -f "$root/etc/resolv.conf" ] || { rm -f "$root/etc/resolv.conf"; touch "$root/etc/resolv.conf"; }
         mount --bind "$(readlink -f /etc/resolv.conf)" "$root/etc/resolv.conf"
         if [ -e /etc/ssl/certs/ca-certificates.crt ]; then
             mount --bind -o ro /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
         fi
-        exec chroot "$root" "$@"' bash "$root" env -i \
-        HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
-        PATH="$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-        SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-        PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-        ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-        ${no_proxy:+no_proxy="$no_proxy"} \
-        "$@"
+        while [ "$1" = --bind ]; do
+            mkdir -p "$root/$3"
+            mount --bind "$2" "$root/$3"
+            shift 3
+        done
+        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+            PATH="$VENV/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+            SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+            ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+            ${no_proxy:+no_proxy="$no_proxy"} "$@"' bash "$@"
 }
 
 # The machine's own Python index, if it has set one.
@@ -106,34 +106,18 @@ base_python() {
     local dir root index
     dir=$(base_dir)
     root=$dir/root
-    [ -e "$dir/python.done" ] && return 0
+    [ ! -e "$dir/python.done" ] || return 0
     rm -rf "${root:?}$VENV"
     index=$(python_index)
-    mkdir -p "$CACHE/uv" "$root/root/.cache/uv"
-    install -D -m 644 -t "$root/tmp" "$LAB_SRC/files/base/requirements.txt" "$LAB_SRC/files/constraints.txt"
-    mkdir -p "$root/opt/stack"
-    install -m 644 -t "$root/opt/stack" "$LAB_SRC/files/base/requirements.txt" "$LAB_SRC/files/constraints.txt"
-    rm -rf "$root/opt/stack/uv-cache"
-    mkdir "$root/opt/stack/uv-cache"
-    # shellcheck disable=SC2016
-    mount_uv_cache "$root" in_tree "$root" env ${index:+PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"} \
-        UV_CACHE_DIR=/opt/stack/uv-cache UV_LINK_MODE=copy sh -euc '
+    mkdir -p "$CACHE/uv"
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    in_tree "$root" --bind "$CACHE/uv" /tmp/uv --bind "$LAB_SRC/files" /tmp/files \
+        env UV_CACHE_DIR=/tmp/uv UV_LINK_MODE=copy ${index:+PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"} \
+        sh -euc '
         python3 -m venv "$1"
         "$1/bin/pip" install --quiet --disable-pip-version-check uv
-        cd /opt/stack
         uv pip install --quiet --python "$1/bin/python" --compile-bytecode \
-            --requirement requirements.txt --constraint constraints.txt
+            --requirement /tmp/files/base/requirements.txt --constraint /tmp/files/constraints.txt
     ' sh "$VENV"
-    rmdir "$root/opt/stack/uv-cache"
     touch "$dir/python.done"
-}
-
-# mount_uv_cache ROOT COMMAND...: uv's downloads outlive the base root.
-mount_uv_cache() {
-    local root=$1 status=0
-    shift
-    mount --bind "$CACHE/uv" "$root/opt/stack/uv-cache"
-    "$@" || status=$?
-    umount "$root/opt/stack/uv-cache"
-    return "$status"
 }

@@ -19,7 +19,7 @@ declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
 # shellcheck disable=SC2034  # used by the files that source this one
 PROBE_IP=$DATA_NET.254         # the controller's own leg on the guests' network
 
-VENV=/opt/stack/venv           # inside the hosts
+export VENV=/opt/stack/venv    # inside the hosts
 # shellcheck disable=SC2034
 GUEST_SRC=/opt/nova-fastmig    # the checkout inside the hosts
 
@@ -73,6 +73,12 @@ lock() {
     mkdir -p "$RUN"
     exec 9>"$RUN/lock"
     flock --nonblock 9 || die "another lab/up, lab/down or lab/use-driver is running ($RUN/lock)"
+}
+
+# Remove a directory of the lab's, but never through a mount.
+remove_directory() {
+    ! findmnt --noheadings --output TARGET --list | grep -q "^$1/" || die "$1: something is still mounted below it"
+    rm -rf --one-file-system "$1"
 }
 
 netns() { echo "nfm-$1"; }

@@ -64,13 +64,13 @@ host_prepare() {
 
     for tree in "$LAB_SRC/files/common" "$LAB_SRC/files/$(host_role "$host")"; do
         cp --recursive --no-dereference --preserve=links,mode --no-target-directory "$tree" "$root"
-        (cd "$tree" && find . -type f -printf '%P\0') | (cd "$root" && xargs -0 grep -lZ '@[A-Z_]*@' || true) |
+        (cd "$tree" && find . -type f -printf '%P\0') | (cd "$root" && { xargs -0 grep -lZ '@[A-Z_]*@' || true; }) |
             (cd "$root" && while IFS= read -r -d '' file; do fill_in "$host" "$file"; done)
     done
     host_uuid "$host" | tr -d - >"$root/etc/machine-id"
     echo "$host" >"$root/etc/hostname"
     ssh_keys "$host"
-    chroot "$root" systemctl --quiet preset-all
+    in_tree "$root" systemctl --quiet preset-all
     echo "$wanted" >"$dir/config"
 }
 

@@ -27,6 +27,7 @@ network_up() {
     local host bridge
     if network_is_up; then return 0; fi
     network_down
+    touch "$RUN/network.owned"
     ip netns add "$FABRIC"
     for bridge in mgmt data; do
         ip -n "$FABRIC" link add "$bridge" type bridge forward_delay 0 stp_state 0
@@ -50,4 +51,7 @@ network_down() {
     for name in "$FABRIC" "${HOSTS[@]/#/nfm-}"; do
         [ ! -e "/run/netns/$name" ] || ip netns delete "$name"
     done
+    rm -f "$RUN/network.owned"
+    # iproute2 leaves a mount of its directory behind
+    if mountpoint -q /run/netns && [ -z "$(ls /run/netns)" ]; then umount /run/netns; fi
 }
