@@ -7,8 +7,8 @@
  * forwarder's answer. Sending is paced on absolute CLOCK_MONOTONIC times;
  * arrivals carry the kernel's time stamp, so they do not depend on when this
  * process gets to run. It writes "ready" to stderr when the first answer is
- * in, ends after --seconds or at SIGTERM or SIGINT, and then prints one JSON
- * object:
+ * in, or fails after --answer-within seconds without one. It ends after
+ * --seconds or at SIGTERM or SIGINT, and then prints one JSON object:
  *
  *   blackout_ms      longest run of consecutive probes without an answer,
  *                    times the period; blackout_at is when it began
@@ -59,6 +59,7 @@ struct options {
 	struct in_addr source, destination;
 	unsigned rate_per_s;
 	unsigned seconds;
+	unsigned answer_within_s; /* 0: wait for ever */
 };
 
 struct probe {
@@ -74,7 +75,8 @@ struct guest {
 
 static struct probe *probes;
 static struct guest guest = { .continuous = true };
-static uint64_t session, capacity, received, duplicates;
+static uint64_t session, capacity, duplicates;
+static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
 
 static void on_signal(int number)
@@ -260,7 +262,7 @@ static void sleep_until(int64_t ns)
 /* After a stall the overdue probes go out at once: none is left out, so a
  * run of lost ones still counts periods. */
 static uint64_t send_probes(int s, struct probe_frame *frame,
-			    int64_t period_ns)
+			    int64_t period_ns, unsigned answer_within_s)
 {
 	int64_t due_ns = clock_ns(CLOCK_MONOTONIC) + period_ns;
 	uint64_t n;
@@ -269,6 +271,9 @@ static uint64_t send_probes(int s, struct probe_frame *frame,
 		sleep_until(due_ns);
 		if (stop)
 			break;
+		if (answer_within_s && !received
+		    && n * period_ns > answer_within_s * NS_PER_S)
+			errx(1, "no answer within %u s", answer_within_s);
 		frame->payload.sequence = n;
 		probes[n].due_ns = due_ns;
 		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
@@ -407,6 +412,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 static const char usage[] =
 	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
+	"             [--answer-within SECONDS]\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
 static unsigned number(const char *name, unsigned low, unsigned high)
@@ -435,6 +441,7 @@ static struct options parse(int argc, char **argv)
 		{ "destination", required_argument, NULL, 'd' },
 		{ "rate", required_argument, NULL, 'r' },
 		{ "seconds", required_argument, NULL, 't' },
+		{ "answer-within", required_argument, NULL, 'a' },
 		{ 0 },
 	};
 	struct options o = { .rate_per_s = 1000, .seconds = 600 };
@@ -463,6 +470,9 @@ static struct options parse(int argc, char **argv)
 			break;
 		case 't':
 			o.seconds = number("seconds", 1, 3600);
+			break;
+		case 'a':
+			o.answer_within_s = number("answer-within", 1, 3600);
 			break;
 		default:
 			fputs(usage, stderr);
@@ -505,7 +515,8 @@ int main(int argc, char **argv)
 	if (errno)
 		err(1, "pthread_create");
 	use_fifo(50);
-	sent = send_probes(receiver.socket, &frame, period_ns);
+	sent = send_probes(receiver.socket, &frame, period_ns,
+			   o.answer_within_s);
 	usleep(GRACE_NS / 1000);
 	finished = true;
 	pthread_join(thread, NULL);

@@ -1,0 +1,386 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The demo's part that runs on the lab's controller; ``lab/demo`` calls it.
+
+``prepare`` boots the servers, ``migrate`` live-migrates them under the driver
+that the compute hosts run at that time, ``report`` prints the result and
+``clean`` removes what ``prepare`` made.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+import libvirt
+import openstack
+
+import demo_report
+
+COMPUTES = ('compute1', 'compute2')
+IMAGE = 'forwarder'
+NETWORK = 'nfv'
+PROBE = '/opt/lab/bin/probe'
+PROBE_INTERFACE = 'probe0'
+
+# name of flavor and server -> extra specs
+# proceed: a limit that an emulated guest misses is to be reported, not to end
+# the migration
+SERVERS = {
+    'demo-tagged': {'fastmig:enabled': 'true', 'fastmig:on_miss': 'proceed'},
+    'demo-untagged': {},
+}
+RAM_MIB = 256
+CLIS = ('nova live-migration', 'openstack server migrate')
+CLI_OPTIONS = {'openstack server migrate': ['--live-migration']}
+
+FINAL_STATUSES = ('completed', 'failed', 'error', 'cancelled')
+GUEST_START_TIMEOUT_S = 90
+GUEST_START_RATE = 10  # probes per second
+CLI_TIMEOUT_S = 60
+MIGRATION_TIMEOUT_S = 120
+# often enough to end soon after the migration, rarely enough to leave the
+# machine to it; no figure is taken from these polls
+POLL_INTERVAL_S = 0.5
+VERDICT_TIMEOUT_S = 5
+# what the probe sees before and after the migration
+SETTLE_S = 1
+
+
+# ---- servers ----------------------------------------------------------------
+
+def prepare(cloud, args):
+    """Boot one server that is tagged as NFV and one that is not."""
+    clean(cloud, args)
+    args.directory.mkdir(parents=True, exist_ok=True)
+    image = cloud.image.find_image(IMAGE, ignore_missing=False)
+    network = cloud.network.find_network(NETWORK, ignore_missing=False)
+    servers = []
+    for name, extra_specs in SERVERS.items():
+        flavor = cloud.compute.create_flavor(
+            name=name, ram=RAM_MIB, vcpus=1, disk=1)
+        if extra_specs:
+            cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
+        servers.append(cloud.compute.create_server(
+            name=name, flavor_id=flavor.id, image_id=image.id,
+            networks=[{'uuid': network.id}]))
+    for server in servers:
+        cloud.compute.wait_for_server(server, interval=0.5, wait=120)
+    for server in servers:
+        with Probe(cloud, server, GUEST_START_RATE, GUEST_START_TIMEOUT_S):
+            print(f'{server.name}: forwards', flush=True)
+
+
+def clean(cloud, args):
+    """Remove the demo's servers, flavors and files."""
+    servers = [server for name in SERVERS
+               for server in cloud.compute.servers(name=f'^{name}$')]
+    for server in servers:
+        cloud.compute.delete_server(server)
+    for server in servers:
+        cloud.compute.wait_for_delete(server, interval=0.5, wait=60)
+    for name in SERVERS:
+        flavor = cloud.compute.find_flavor(name)
+        if flavor is not None:
+            cloud.compute.delete_flavor(flavor)
+    if args.directory.exists():
+        for file in args.directory.iterdir():
+            file.unlink()
+
+
+# ---- the probe --------------------------------------------------------------
+
+class Probe:
+    """A running probe of one server; a context manager.
+
+    The block is entered when the guest answers. ``result`` is the probe's own
+    JSON and is there when the block is left.
+    """
+
+    def __init__(self, cloud, server, rate=1000, answer_within_s=10):
+        port = next(cloud.network.ports(device_id=server.id))
+        self._command = [
+            PROBE, '--interface', PROBE_INTERFACE, '--source', _own_address(),
+            '--mac', port.mac_address,
+            '--destination', port.fixed_ips[0]['ip_address'],
+            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+        self.result = None
+
+    def __enter__(self):
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True)
+        line = self._process.stderr.readline()
+        if line != 'ready\n':
+            self._process.kill()
+            raise SystemExit(f'{shlex.join(self._command)}: {line}')
+        return self
+
+    def __exit__(self, *exception):
+        self._process.terminate()
+        output, errors = self._process.communicate(timeout=10)
+        if self._process.returncode:
+            raise SystemExit(f'{shlex.join(self._command)}: {errors}')
+        self.result = json.loads(output)
+
+
+def _own_address():
+    output = subprocess.run(
+        ['ip', '-4', '-json', 'address', 'show', 'dev', PROBE_INTERFACE],
+        check=True, capture_output=True, text=True).stdout
+    return json.loads(output)[0]['addr_info'][0]['local']
+
+
+# ---- what the hosts say -----------------------------------------------------
+
+def _libvirt(host):
+    return libvirt.openReadOnly(f'qemu+tcp://{host}/system')
+
+
+def _domain_state(host, uuid):
+    with contextlib.closing(_libvirt(host)) as connection:
+        try:
+            domain = connection.lookupByUUIDString(uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return 'absent'
+            raise
+        return ', '.join(['running' if domain.isActive() else 'shut off',
+                          'persistent' if domain.isPersistent()
+                          else 'transient'])
+
+
+def _completed_job(host, uuid):
+    """libvirt's statistics of the migration that brought the domain here."""
+    with contextlib.closing(_libvirt(host)) as connection:
+        try:
+            return connection.lookupByUUIDString(uuid).jobStats(
+                libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
+                | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+        except libvirt.libvirtError:
+            return {}
+
+
+def _log_lines(command, request_id):
+    """Lines of Nova's logs that have the request id."""
+    result = subprocess.run(
+        [*command, f'grep -hF {shlex.quote(request_id)} /var/log/nova/*.log'],
+        capture_output=True, text=True)
+    if result.returncode > 1:
+        raise SystemExit(f'{shlex.join(command)}: {result.stderr}')
+    return result.stdout.splitlines()
+
+
+# ---- one migration ----------------------------------------------------------
+
+def _migrations(cloud, server):
+    """Status of each of the server's migrations, by id."""
+    return {migration.id: migration.status for migration
+            in cloud.compute.migrations(server_id=server.id)}
+
+
+def _wait_for_end(cloud, server, known_ids):
+    """Status of the migration that was not known, and the server after it."""
+    deadline = time.monotonic() + MIGRATION_TIMEOUT_S
+    status = None
+    while time.monotonic() < deadline:
+        status = next((status for id_, status
+                       in _migrations(cloud, server).items()
+                       if id_ not in known_ids), None)
+        if status in FINAL_STATUSES:
+            break
+        time.sleep(POLL_INTERVAL_S)
+    while True:
+        server = cloud.compute.get_server(server.id)
+        if server.task_state is None or time.monotonic() > deadline:
+            return status, server
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _live_migration_requests(cloud, server):
+    """Ids of the requests to live-migrate the server, newest first."""
+    return [action.request_id for action in cloud.compute.server_actions(server)
+            if action.action == 'live-migration']
+
+
+def _event_names(cloud, server, request_id):
+    action = cloud.compute.get_server_action(request_id, server)
+    return [event.event for event in action.events]
+
+
+def _verdict(cloud, server, request_id, expected):
+    """The driver reports after Nova is done, so wait a little for it."""
+    deadline = time.monotonic() + (VERDICT_TIMEOUT_S if expected else 0)
+    while True:
+        found = demo_report.verdict(_event_names(cloud, server, request_id))
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _call(cli, server):
+    """Run the command; the exit code, what it printed."""
+    try:
+        result = subprocess.run(
+            [*cli.split(), *CLI_OPTIONS.get(cli, []), server.name],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=CLI_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        return None, f'no end after {CLI_TIMEOUT_S} s: {error.stdout}'
+    return result.returncode, result.stdout.strip()
+
+
+def _run(cloud, driver, name, cli):
+    """One live migration, from the command to everything known about it."""
+    server = cloud.compute.find_server(name, ignore_missing=False)
+    server = cloud.compute.get_server(server.id)
+    source = server.compute_host
+    known_ids = set(_migrations(cloud, server))
+    known_requests = _live_migration_requests(cloud, server)
+    with Probe(cloud, server) as probe:
+        exit_code, output = _call(cli, server)
+        status = None
+        if exit_code == 0:
+            status, server = _wait_for_end(cloud, server, known_ids)
+        time.sleep(SETTLE_S)
+
+    destination = server.compute_host
+    request_id = next((id_ for id_ in _live_migration_requests(cloud, server)
+                       if id_ not in known_requests), None)
+    api_lines, compute_lines, verdict = [], [], None
+    expected = driver == 'fastmig' and bool(SERVERS[name])
+    if request_id:
+        api_lines = _log_lines(['sh', '-c'], request_id)
+        compute_lines = _log_lines(['ssh', source], request_id)
+        verdict = _verdict(cloud, server, request_id, expected)
+    job = _completed_job(destination, server.id)
+    with contextlib.closing(_libvirt(destination)) as connection:
+        qemu = _version(connection.getVersion())
+    result = probe.result
+    run = {
+        'driver': driver,
+        'server': 'tagged' if SERVERS[name] else 'untagged',
+        'server_id': server.id,
+        'qemu': qemu,
+        'cli': cli,
+        'cli_exit_code': exit_code,
+        'cli_output': output,
+        'request_id': request_id,
+        'source': source,
+        'destination': destination if destination != source else None,
+        'status': status,
+        'server_status': server.status,
+        'domain': {host: _domain_state(host, server.id) for host in COMPUTES},
+        'blackout_ms': result['blackout_ms'],
+        'gap_ms': result['gap_ms'],
+        'downtime_libvirt_ms': job.get('downtime'),
+        'total_libvirt_ms': job.get('time_elapsed'),
+        **demo_report.nova_times(api_lines, compute_lines),
+        'guest_continuous': result['counter_continuous'],
+        'verdict': verdict,
+        'verdict_expected': expected,
+        'probe_stalled':
+            result['sender_stall_ms'] > demo_report.MAX_SENDER_STALL_MS,
+        'probe': result,
+    }
+    run['failures'] = demo_report.failures(run)
+    return run
+
+
+def migrate(cloud, args):
+    """Live-migrate; add each run to the result."""
+    name = args.server
+    for number in range(args.first, args.first + args.count):
+        run = _run(cloud, args.driver, name, CLIS[number % len(CLIS)])
+        with open(args.directory / 'runs.jsonl', 'a') as file:
+            file.write(json.dumps(run) + '\n')
+        print(demo_report.line(run), flush=True)
+
+
+# ---- report -----------------------------------------------------------------
+
+def _version(number):
+    """libvirt's way to write a version as one number, undone."""
+    return f'{number // 1000000}.{number // 1000 % 1000}.{number % 1000}'
+
+
+def _first(path, pattern):
+    match = re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE)
+    return match and match[1]
+
+
+def _accelerator(connection):
+    domain = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    type_ = ElementTree.fromstring(domain[0].XMLDesc()).get('type')
+    return {'kvm': 'kvm', 'qemu': 'tcg'}[type_]
+
+
+def _machine(host):
+    with contextlib.closing(_libvirt(host)) as connection:
+        return {
+            'cpu': _first('/proc/cpuinfo', r'^model name\s*: (.*)$'),
+            'cores': len(os.sched_getaffinity(0)),
+            'memory_mib':
+                int(_first('/proc/meminfo', r'^MemTotal: *(\d+)')) // 1024,
+            'kernel': os.uname().release,
+            'accel': _accelerator(connection),
+            'qemu': _version(connection.getVersion()),
+            'libvirt': _version(connection.getLibVersion()),
+            'nova': importlib.metadata.version('nova'),
+            'nova_fastmig': importlib.metadata.version('nova-fastmig'),
+        }
+
+
+def report(cloud, args):
+    """Print the result; fail if anything did."""
+    runs = [json.loads(line) for line
+            in (args.directory / 'runs.jsonl').read_text().splitlines()]
+    document = {'machine': _machine(runs[-1]['destination']), 'runs': runs,
+                'summary': demo_report.summarize(runs)}
+    with open(args.directory / 'demo.json', 'w') as file:
+        json.dump(document, file, indent=2)
+        file.write('\n')
+    print(demo_report.text(document))
+    return 1 if document['summary']['failed_runs'] else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--directory', type=pathlib.Path, required=True,
+                        help='where the runs are kept')
+    commands = parser.add_subparsers(required=True)
+    for function in (prepare, migrate, report, clean):
+        sub = commands.add_parser(function.__name__, help=function.__doc__)
+        sub.set_defaults(function=function)
+        if function is migrate:
+            sub.add_argument('--driver', choices=('stock', 'fastmig'),
+                             required=True)
+            sub.add_argument('--server', choices=SERVERS, required=True)
+            sub.add_argument('--count', type=int, required=True)
+            sub.add_argument('--first', type=int, default=0,
+                             help='number of the first one: the commands '
+                                  'take turns')
+    args = parser.parse_args()
+    return args.function(openstack.connect(), args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
