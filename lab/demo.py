@@ -217,7 +217,8 @@ def _wait_for_end(cloud, server, known_ids):
 
 def _live_migration_requests(cloud, server):
     """Ids of the requests to live-migrate the server, newest first."""
-    return [action.request_id for action in cloud.compute.server_actions(server)
+    return [action.request_id
+            for action in cloud.compute.server_actions(server)
             if action.action == 'live-migration']
 
 
@@ -327,21 +328,29 @@ def _first(path, pattern):
     return match and match[1]
 
 
-def _accelerator(connection):
-    domain = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-    type_ = ElementTree.fromstring(domain[0].XMLDesc()).get('type')
-    return {'kvm': 'kvm', 'qemu': 'tcg'}[type_]
+def _accelerator(server_id):
+    """What runs the demo's guests: kvm or tcg."""
+    for host in COMPUTES:
+        with contextlib.closing(_libvirt(host)) as connection:
+            try:
+                xml = connection.lookupByUUIDString(server_id).XMLDesc()
+            except libvirt.libvirtError:
+                continue
+        type_ = ElementTree.fromstring(xml).get('type')
+        return {'kvm': 'kvm', 'qemu': 'tcg'}[type_]
+    raise SystemExit(f'the domain {server_id} is on none of '
+                     f'{", ".join(COMPUTES)}')
 
 
-def _machine(host):
-    with contextlib.closing(_libvirt(host)) as connection:
+def _machine(server_id):
+    with contextlib.closing(_libvirt(COMPUTES[0])) as connection:
         return {
             'cpu': _first('/proc/cpuinfo', r'^model name\s*: (.*)$'),
             'cores': len(os.sched_getaffinity(0)),
             'memory_mib':
                 int(_first('/proc/meminfo', r'^MemTotal: *(\d+)')) // 1024,
             'kernel': os.uname().release,
-            'accel': _accelerator(connection),
+            'accel': _accelerator(server_id),
             'qemu': _version(connection.getVersion()),
             'libvirt': _version(connection.getLibVersion()),
             'nova': importlib.metadata.version('nova'),
@@ -353,7 +362,7 @@ def report(cloud, args):
     """Print the result; fail if anything did."""
     runs = [json.loads(line) for line
             in (args.directory / 'runs.jsonl').read_text().splitlines()]
-    document = {'machine': _machine(runs[-1]['destination']), 'runs': runs,
+    document = {'machine': _machine(runs[0]['server_id']), 'runs': runs,
                 'summary': demo_report.summarize(runs)}
     with open(args.directory / 'demo.json', 'w') as file:
         json.dump(document, file, indent=2)
