@@ -1,0 +1,290 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs the tests and sets up what they need: packages of the system (as root
+# on Debian), and a Python environment per Nova release under .venv/.
+
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: ./run_tests.sh [--nova RELEASE]... [--python PYTHON] [SUITE]...
+
+Suites, in the order in which they run; all of them if none is named:
+  style        ruff, hacking, shellcheck
+  unit         tests/unit
+  functional   tests/functional under both of Nova's concurrency backends
+  nova-driver  Nova's own tests of its libvirt driver, against FastMigDriver
+  loading      fresh environments in which nova-compute loads the driver
+  lab          tests/lab: two real hosts (root only)
+
+Options:
+  --nova RELEASE   34, 33 or 32. Without it style, nova-driver and lab run with
+                   34 and the other suites with all three.
+  --python PYTHON  the interpreter to test with (default: python3)
+  --list           list the suites
+  --help
+USAGE
+}
+
+readonly SUITES=(style unit functional nova-driver loading lab)
+# Exact versions, so that a run can be repeated; tests/constraints.txt pins
+# everything else.
+declare -rA NOVA_VERSIONS=([34]=34.0.0 [33]=33.0.2 [32]=32.2.1)
+
+cd "$(dirname "$(readlink -f "$0")")"
+readonly ENVIRONMENTS=$PWD/.venv
+
+die() {
+    echo "run_tests.sh: $*" >&2
+    exit 2
+}
+
+python=python3
+releases=()
+suites=()
+while (($#)); do
+    case $1 in
+        --nova)
+            [[ -n ${NOVA_VERSIONS[${2-}]-} ]] ||
+                die "--nova ${2-}: not supported; one of 34, 33, 32"
+            releases+=("$2")
+            shift
+            ;;
+        --python)
+            [[ -n ${2-} ]] || die '--python needs an interpreter'
+            python=$2
+            shift
+            ;;
+        --list)
+            printf '%s\n' "${SUITES[@]}"
+            exit
+            ;;
+        -h | --help)
+            usage
+            exit
+            ;;
+        *)
+            [[ " ${SUITES[*]} " == *" $1 "* ]] ||
+                die "no suite or option '$1'; suites: ${SUITES[*]}"
+            suites+=("$1")
+            ;;
+    esac
+    shift
+done
+
+# A lab needs root. Someone who names it wants an error rather than a skip.
+lab_required=no
+[[ " ${suites[*]-} " == *' lab '* ]] && lab_required=yes
+((${#suites[@]})) || suites=("${SUITES[@]}")
+main_release=${releases[0]-34}
+((${#releases[@]})) || releases=(34 33 32)
+
+wanted() {
+    [[ " ${suites[*]} " == *" $1 "* ]]
+}
+
+# ---------------------------------------------------------------- steps ----
+
+passed=0
+failed=0
+skipped=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Runs a command and adds its tests to the totals. A command that does not
+# print stestr's totals counts as one test.
+step() {
+    local title=$1 started=$SECONDS status=0 ran=0 bad=0 kind number
+    shift
+    printf '\n== %s\n' "$title"
+    "$@" < /dev/null 2>&1 | tee "$log" || status=$?
+    while read -r kind number; do
+        ran=1
+        case $kind in
+            Passed) ((passed += number)) || true ;;
+            Skipped | Expected) ((skipped += number)) || true ;;
+            Failed | Unexpected)
+                ((failed += number, bad += number)) || true
+                ;;
+        esac
+    done < <(sed -nE \
+        's/^ - (Passed|Skipped|Expected|Failed|Unexpected)[^:]*: /\1 /p' \
+        "$log")
+    if ((status == 0 && ran == 0)); then
+        ((passed += 1))
+    elif ((status != 0 && bad == 0)); then
+        ((failed += 1))
+    fi
+    printf -- '-- %s: %s, %d s\n' "$title" \
+        "$( ((status == 0)) && echo ok || echo FAILED)" $((SECONDS - started))
+}
+
+# ---------------------------------------------------------- environments ----
+
+install_packages() {
+    if ((EUID == 0)) && command -v apt-get > /dev/null; then
+        echo "Installing $*"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+            --no-install-recommends "$@" > /dev/null
+    else
+        die "missing system packages: $*; install them (bindep.txt lists all)"
+    fi
+}
+
+# .venv/tools holds uv and bindep, which set up the rest.
+prepare_tools() {
+    local tools=$ENVIRONMENTS/tools missing
+    command -v "$python" > /dev/null || install_packages python3
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$("$python" --version) is too old; Python 3.11 is the oldest"
+    "$python" -c 'import ensurepip, venv' 2> /dev/null ||
+        install_packages python3-venv
+    if ! [[ $tools/stamp -nt tests/constraints.txt ]]; then
+        "$python" -m venv --clear "$tools"
+        "$tools/bin/pip" install --quiet --disable-pip-version-check \
+            --constraint tests/constraints.txt bindep setuptools
+        # Ten times as fast as pip, which does the same where uv is missing.
+        "$tools/bin/pip" install --quiet --disable-pip-version-check \
+            --constraint tests/constraints.txt uv || true
+        touch "$tools/stamp"
+    fi
+    # bindep ends with 1 if something is missing and prints its name.
+    if ! missing=$("$tools/bin/bindep" --brief test 2>&1); then
+        # shellcheck disable=SC2086  # one package per word
+        install_packages $missing
+    fi
+}
+
+# Prints the bin directory of the environment for a Nova release; makes it
+# first if the files that decide about its contents have changed.
+environment() {
+    local release=$1 place key uv=$ENVIRONMENTS/tools/bin/uv
+    local -a wanted=(
+        --constraint tests/constraints.txt
+        --requirement requirements.txt
+        --requirement test-requirements.txt
+        --editable .
+        "nova==${NOVA_VERSIONS[$release]}"
+    )
+    place=$ENVIRONMENTS/nova-$release
+    key=$(
+        {
+            "$python" -VV
+            echo "$place ${wanted[*]}"
+            cat requirements.txt test-requirements.txt tests/constraints.txt \
+                setup.cfg pyproject.toml
+        } | sha256sum
+    )
+    if [[ $(cat "$place/stamp" 2> /dev/null) != "$key" ]]; then
+        echo "Setting up $place" >&2
+        if [[ -x $uv ]]; then
+            "$uv" venv --quiet --clear --python "$(command -v "$python")" \
+                "$place" >&2
+            "$uv" pip install --quiet --python "$place/bin/python" \
+                "${wanted[@]}" >&2
+        else
+            "$python" -m venv --clear "$place" >&2
+            "$place/bin/pip" install --quiet --disable-pip-version-check \
+                "${wanted[@]}" >&2
+        fi
+        echo "$key" > "$place/stamp"
+    fi
+    echo "$place/bin"
+}
+
+# ---------------------------------------------------------------- suites ----
+
+# Bash files, by name or by their first line.
+bash_files() {
+    git ls-files --cached --others --exclude-standard |
+        while read -r file; do
+            [[ -f $file ]] || continue
+            if [[ $file == *.sh ]] ||
+                head -n 1 "$file" | grep -qaE '^#!.*\b(ba)?sh\b'; then
+                echo "$file"
+            fi
+        done
+}
+
+run_style() {
+    local bin
+    bin=$(environment "$main_release")
+    local -a scripts
+    mapfile -t scripts < <(bash_files)
+    step 'style: ruff' "$bin/ruff" check .
+    # What ruff has no rules for: OpenStack's hacking checks.
+    step 'style: hacking' "$bin/flake8" nova_fastmig tests lab
+    step 'style: shellcheck' "$bin/shellcheck" --external-sources \
+        --severity=warning "${scripts[@]}"
+}
+
+run_unit() {
+    local bin
+    bin=$(environment "$1")
+    step "unit (Nova $1)" env PYTHON="$bin/python" \
+        "$bin/stestr" --test-path tests/unit run
+}
+
+run_functional() {
+    local bin backend
+    bin=$(environment "$1")
+    for backend in threading eventlet; do
+        # Nova's own switch, read before anything is monkey-patched.
+        step "functional (Nova $1, $backend)" env \
+            OS_NOVA_DISABLE_EVENTLET_PATCHING="$(
+                [[ $backend == threading ]] && echo true || echo false
+            )" \
+            PYTHON="$bin/python" \
+            "$bin/stestr" --test-path tests/functional run
+    done
+}
+
+run_nova-driver() {
+    local bin
+    bin=$(environment "$1")
+    step "nova-driver (Nova $1)" "$bin/python" -m tests.nova_driver.compare
+}
+
+run_loading() {
+    local bin
+    bin=$(environment "$1")
+    # A newer Nova in every combination, an older one as a wheel.
+    step "loading (Nova $1)" env \
+        FASTMIG_TEST_NOVA="${NOVA_VERSIONS[$1]}" \
+        PYTHON="$bin/python" \
+        "$bin/stestr" --test-path tests/loading run
+}
+
+run_lab() {
+    local bin
+    if ((EUID != 0)); then
+        if [[ $lab_required == yes ]]; then
+            die 'lab needs root'
+        fi
+        printf '\n== lab: skipped, needs root\n'
+        ((skipped += 1))
+        return
+    fi
+    bin=$(environment "$main_release")
+    step lab env PYTHON="$bin/python" \
+        "$bin/stestr" --test-path tests/lab run --serial
+}
+
+prepare_tools
+for suite in "${SUITES[@]}"; do
+    wanted "$suite" || continue
+    case $suite in
+        style | lab) "run_$suite" ;;
+        nova-driver) "run_$suite" "$main_release" ;;
+        *)
+            for release in "${releases[@]}"; do
+                "run_$suite" "$release"
+            done
+            ;;
+    esac
+done
+
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+((failed == 0))
