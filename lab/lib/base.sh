@@ -61,9 +61,10 @@ base_packages() {
         [ -z "$value" ] || options+=(--aptopt="$key \"$value\"")
     done
     debian_sources | mmdebstrap "${options[@]}" "$SUITE" "$root" -
-    # Nothing starts by itself: every host names what it runs in a preset.
+    # Nothing starts by itself, the distribution's presets (90) included: every
+    # host names what it runs in a preset of its own.
     rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/machine-id"
-    install -D -m 644 /dev/stdin "$root/etc/systemd/system-preset/99-lab.preset" <<<'disable *'
+    install -D -m 644 /dev/stdin "$root/etc/systemd/system-preset/80-lab.preset" <<<'disable *'
     touch "$dir/packages.done"
 }
 

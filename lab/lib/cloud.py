@@ -1,0 +1,170 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+"""What the lab's commands ask of its cloud; runs on the controller.
+
+One process and openstacksdk: an ``openstack`` command takes seconds each.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+
+import openstack
+
+REGION = 'RegionOne'
+COMPUTES = ('compute1', 'compute2')
+SERVICES = (
+    # name, type, URL
+    ('nova', 'compute', 'http://controller:8774/v2.1'),
+    ('glance', 'image', 'http://controller:9292'),
+    ('placement', 'placement', 'http://controller:8778'),
+    ('neutron', 'network', 'http://controller:9696'),
+)
+
+
+def catalog(cloud, args):
+    """Service users and endpoints; repeatable."""
+    identity = cloud.identity
+    roles = {role.name: role for role in identity.roles()}
+    service_role = roles.get('service') or identity.create_role(name='service')
+    project = (next(identity.projects(name='service'), None) or
+               identity.create_project(name='service', domain_id='default'))
+    for name, type_, url in SERVICES:
+        user = (next(identity.users(name=name), None) or
+                identity.create_user(name=name, password='secret',
+                                     domain_id='default'))
+        for role in (roles['admin'], service_role):
+            identity.assign_project_role_to_user(project, user, role)
+        service = (next(identity.services(type=type_), None) or
+                   identity.create_service(name=name, type=type_))
+        have = {endpoint.interface for endpoint
+                in identity.endpoints(service_id=service.id)}
+        for interface in {'public', 'internal', 'admin'} - have:
+            identity.create_endpoint(service_id=service.id, url=url,
+                                     interface=interface, region_id=REGION)
+
+
+def wait_for_computes(cloud, args):
+    """Both hypervisors up, with a sign of life newer than ``--since``.
+
+    ``state`` alone says little after a restart: it stays "up" for as long as
+    service_down_time.
+    """
+    deadline = time.monotonic() + args.timeout_s
+    while True:
+        reported = {service.host: service for service
+                    in cloud.compute.services(binary='nova-compute')}
+        missing = [host for host in COMPUTES
+                   if host not in reported
+                   or reported[host].state != 'up'
+                   or (reported[host].updated_at or '') <= args.since]
+        if not missing:
+            known = {h.name for h in cloud.compute.hypervisors()
+                     if h.state == 'up'}
+            missing = [host for host in COMPUTES if host not in known]
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit('nova-compute is not up after '
+                             f'{args.timeout_s} s on: {" ".join(missing)}')
+        time.sleep(0.3)
+
+
+def resources(cloud, args):
+    """The network ``nfv`` and the image ``forwarder``; repeatable."""
+    # Neutron 29 answers 500 to GET /ports if that is the first query it gets
+    network = cloud.network.find_network('nfv')
+    if network is None:
+        network = cloud.network.create_network(
+            name='nfv', provider_network_type='flat',
+            provider_physical_network='data', shared=True,
+            port_security_enabled=False)
+    if not list(cloud.network.subnets(network_id=network.id)):
+        cloud.network.create_subnet(
+            name='nfv', network_id=network.id, ip_version=4,
+            cidr='10.88.0.0/24', enable_dhcp=False, gateway_ip=None,
+            # the rest is the probe's
+            allocation_pools=[{'start': '10.88.0.20', 'end': '10.88.0.199'}])
+    if args.image:
+        upload(cloud, 'forwarder', args.image)
+
+
+def upload(cloud, name, path):
+    """Upload a raw disk unless the image has this content already."""
+    with open(path, 'rb') as disk:
+        checksum = hashlib.file_digest(disk, 'sha512').hexdigest()
+    for image in cloud.image.images(name=name):
+        if image.hash_value == checksum and image.status == 'active':
+            return
+        cloud.image.delete_image(image)
+    image = cloud.image.create_image(
+        name=name, disk_format='raw', container_format='bare',
+        visibility='public', filename=path, wait=True)
+    image = cloud.image.get_image(image.id)
+    if image.hash_value != checksum:
+        raise SystemExit(f'image {name}: uploaded {checksum}, Glance has '
+                         f'{image.hash_value}')
+
+
+def status(cloud, args):
+    """Nova's and Neutron's view; fails if something expected is down."""
+    down = []
+    print(f'{"service":28} {"host":12} {"state":6} {"version"}')
+    found = set()
+    for service in cloud.compute.services():
+        found.add((service.binary, service.host))
+        print(f'{service.binary:28} {service.host:12} {service.state:6}')
+        if service.state != 'up':
+            down.append(f'{service.binary} on {service.host}')
+    down += [f'nova-compute on {host}' for host in COMPUTES
+             if ('nova-compute', host) not in found]
+    for agent in cloud.network.agents():
+        state = 'up' if agent.is_alive else 'down'
+        print(f'{agent.binary:28} {agent.host:12} {state:6}')
+        if not agent.is_alive:
+            down.append(f'{agent.binary} on {agent.host}')
+    for hypervisor in cloud.compute.hypervisors(details=True):
+        print(f'{"hypervisor":28} {hypervisor.name:12} {hypervisor.state:6} '
+              f'QEMU {hypervisor.hypervisor_version}')
+    for server in cloud.compute.servers(all_projects=True):
+        print(f'{"server":28} {server.name:12} {server.status:6} '
+              f'{server.compute_host}')
+    if down:
+        raise SystemExit('down: ' + ', '.join(down))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name, function):
+        sub = commands.add_parser(name, help=function.__doc__)
+        sub.set_defaults(function=function)
+        return sub
+
+    command('catalog', catalog)
+    sub = command('wait-for-computes', wait_for_computes)
+    sub.add_argument('--since', default='',
+                     help='UTC, ISO 8601 (default: any time)')
+    sub.add_argument('--timeout-s', type=float, default=90)
+    sub = command('resources', resources)
+    sub.add_argument('--image', help='raw disk of the image "forwarder"')
+    command('status', status)
+    args = parser.parse_args()
+    args.function(openstack.connect(cloud=os.environ.get('OS_CLOUD', 'lab')),
+                  args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
