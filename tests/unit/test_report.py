@@ -1,0 +1,151 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import dataclasses
+
+import ddt
+import hypothesis
+from hypothesis import strategies as st
+from oslotest import base
+
+from nova_fastmig import model
+from nova_fastmig import report
+from tests.unit import values
+
+UUID = '7d2a3f0e-1a2b-4c3d-8e9f-0a1b2c3d4e5f'
+
+figures = st.none() | st.integers(0, 10**9)
+completions = st.builds(
+    model.Completed, outcome=st.sampled_from(model.Outcome),
+    reason=st.text(max_size=300), downtime_ms=figures, total_ms=figures)
+
+
+def make(sla=None, **completed) -> model.SlaReport:
+    return report.make(UUID, 'compute1', 'compute2', sla or values.sla(), (),
+                       values.completed(**completed))
+
+
+@ddt.ddt
+class TestJudge(base.BaseTestCase):
+
+    @ddt.data((10, 9, 'met'), (10, 10, 'met'), (10, 11, 'missed'),
+              (10, 0, 'met'))
+    @ddt.unpack
+    def test_measured(self, limit_ms, measured_ms, verdict):
+        self.assertEqual(
+            model.Judgement(limit_ms, measured_ms, report.LIBVIRT,
+                            model.Verdict(verdict)),
+            report.judge(limit_ms, measured_ms))
+
+    def test_not_measured(self):
+        self.assertEqual(
+            model.Judgement(10, None, 'not measured', model.Verdict.UNKNOWN),
+            report.judge(10, None))
+
+
+@ddt.ddt
+class TestMake(base.BaseTestCase):
+
+    @ddt.data((10, 2000, 'met'), (11, 2000, 'missed'), (10, 2001, 'missed'),
+              (None, 2000, 'unknown'), (10, None, 'unknown'),
+              (None, 2001, 'missed'), (None, None, 'unknown'))
+    @ddt.unpack
+    def test_verdict(self, downtime_ms, total_ms, verdict):
+        self.assertEqual(
+            verdict, make(downtime_ms=downtime_ms, total_ms=total_ms).verdict)
+
+    @ddt.data(*(set(model.Outcome) - {model.Outcome.COMPLETED}))
+    def test_a_guest_that_did_not_move_is_not_judged(self, outcome):
+        made = make(outcome=outcome, reason='because')
+        self.assertIs(model.Verdict.UNKNOWN, made.verdict)
+        self.assertIs(outcome, made.outcome)
+        self.assertEqual('because', made.reason)
+
+    def test_each_limit_is_judged_by_itself(self):
+        made = make(downtime_ms=11, total_ms=1999)
+        self.assertEqual(
+            ('missed', 'met'), (made.downtime.verdict, made.total.verdict))
+
+    def test_the_rest_is_kept(self):
+        decision = model.Decision(model.Action.POST_COPY, 'late')
+        made = report.make(UUID, 'compute1', 'compute2', values.sla(),
+                           (decision,), values.completed())
+        self.assertEqual(
+            (UUID, 'compute1', 'compute2', (decision,)),
+            (made.instance_uuid, made.source, made.destination,
+             made.decisions))
+
+
+class TestLine(base.BaseTestCase):
+
+    def test_completed(self):
+        self.assertEqual(
+            'fastmig SLA met: completed, downtime 7/10 ms, total 800/2000 ms '
+            '(libvirt job statistics)', report.to_line(make()))
+
+    def test_not_measured(self):
+        self.assertEqual(
+            'fastmig SLA unknown: completed, downtime ?/10 ms, '
+            'total 800/2000 ms (not measured, libvirt job statistics)',
+            report.to_line(make(downtime_ms=None)))
+
+    def test_reason_on_one_line(self):
+        line = report.to_line(make(
+            outcome=model.Outcome.ABORTED, reason='too\nlate,  really\t',
+            downtime_ms=None, total_ms=None))
+        self.assertEqual(
+            'fastmig SLA unknown: aborted, downtime ?/10 ms, '
+            'total ?/2000 ms (not measured): too late, really', line)
+        self.assertEqual('too late, really', report.parse_line(line)['reason'])
+
+    def test_fits_novas_column(self):
+        line = report.to_line(make(
+            outcome=model.Outcome.FAILED, reason='x' * 300))
+        self.assertEqual(255, len(line))
+        self.assertTrue(line.endswith('xxx...'))
+
+    @hypothesis.given(values.slas, completions)
+    def test_round_trip(self, sla, completed):
+        made = report.make(UUID, 'a', 'b', sla, (), completed)
+        line = report.to_line(made)
+        self.assertLessEqual(len(line), report.MAX_LINE_CHARS)
+        self.assertEqual(1, len(line.splitlines()), line)
+        read = report.parse_line(line)
+        self.assertEqual(
+            {'verdict': made.verdict, 'outcome': made.outcome,
+             'downtime_ms': completed.downtime_ms,
+             'max_downtime_ms': sla.max_downtime_ms,
+             'total_ms': completed.total_ms,
+             'max_total_ms': sla.max_total_ms},
+            {name: value for name, value in read.items()
+             if name not in ('measured_by', 'reason')})
+        reason = ' '.join(completed.reason.split())
+        if len(line) < report.MAX_LINE_CHARS:
+            self.assertEqual(reason or None, read['reason'])
+        else:
+            self.assertTrue(reason.startswith(
+                read['reason'].removesuffix('...')))
+
+    @hypothesis.given(st.text())
+    def test_other_events_are_not_taken_for_a_report(self, text):
+        self.assertIsNone(report.parse_line(text))
+        self.assertIsNone(report.parse_line(
+            text + report.to_line(make()) if text else ''))
+
+    def test_novas_own_events(self):
+        for name in ('compute_live_migration', 'conductor_live_migrate_'
+                     'instance', ''):
+            self.assertIsNone(report.parse_line(name))
+
+    def test_frozen(self):
+        self.assertRaises(dataclasses.FrozenInstanceError, setattr, make(),
+                          'verdict', model.Verdict.MET)

@@ -1,0 +1,83 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Ordinary values of the model, for tests that care about one field."""
+
+from hypothesis import strategies as st
+
+from nova_fastmig import model
+
+
+def sla(**changes) -> model.Sla:
+    return model.Sla(**{
+        'max_downtime_ms': 10,
+        'max_total_ms': 2000,
+        'on_miss': model.OnMiss.ABORT,
+        'parallel_connections': 1,
+        'qemu': model.QemuChoice.ANY,
+        **changes})
+
+
+def settings(**changes) -> model.SlaSettings:
+    return model.SlaSettings(**{
+        'default': sla(),
+        'max_downtime_ms': model.Range(1, 1000),
+        'max_total_ms': model.Range(100, 600000),
+        'parallel_connections': model.Range(1, 16),
+        **changes})
+
+
+def host(**changes) -> model.HostCaps:
+    return model.HostCaps(**{
+        'host': 'compute1',
+        'qemu_version': (10, 0, 13),
+        'libvirt_version': (11, 3, 0),
+        'patched_qemu': False,
+        **changes})
+
+
+def transport(**changes) -> model.TransportSettings:
+    return model.TransportSettings(**{
+        'tunnelled': False,
+        'post_copy_permitted': False,
+        **changes})
+
+
+def plan(**changes) -> model.Plan:
+    return model.Plan(**{
+        'sla': sla(),
+        'source': host(),
+        'downtime_limit_ms': 10,
+        'total_limit_ms': 2000,
+        'parallel_connections': 1,
+        'set_flags': frozenset(),
+        'clear_flags': frozenset({'PERSIST_DEST'}),
+        **changes})
+
+
+def completed(**changes) -> model.Completed:
+    return model.Completed(**{
+        'outcome': model.Outcome.COMPLETED,
+        'reason': '',
+        'downtime_ms': 7,
+        'total_ms': 800,
+        **changes})
+
+
+# Every Sla within the bounds of settings().
+slas = st.builds(
+    model.Sla,
+    max_downtime_ms=st.integers(1, 1000),
+    max_total_ms=st.integers(100, 600000),
+    on_miss=st.sampled_from(model.OnMiss),
+    parallel_connections=st.integers(1, 16),
+    qemu=st.sampled_from(model.QemuChoice))
