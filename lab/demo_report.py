@@ -45,6 +45,8 @@ downtime, total: libvirt's job statistics. Nova total: from the API request \
 to the migration's status
 "completed". post gap: from the end of libvirt's migration to the start of \
 Nova's post step.
+CLI: nova is `nova live-migration`, openstack is `openstack server migrate \
+--live-migration`.
 * the probe itself stalled for more than {max_stall} ms: the run is left out \
 of the medians."""
 
@@ -218,7 +220,7 @@ def _verdict_cell(run):
 def _row(number, run):
     mark = '*' if run['probe_stalled'] else ''
     return [
-        number, run['driver'], run['server'], run['cli'],
+        number, run['driver'], run['server'], run['cli'].split()[0],
         f'{run["source"]} -> {run["destination"] or "?"}',
         'FAILED' if run['failures'] else run['status'],
         _number(run['blackout_ms']) + mark,

@@ -198,7 +198,7 @@ class TextTest(unittest.TestCase):
 
     def test_every_run_has_a_row(self):
         text = self.text(run(), fastmig_run(blackout_ms=10.0))
-        self.assertRegex(text, r'\| 1 +\| stock +\| tagged +\| nova live-mig')
+        self.assertRegex(text, r'\| 1 +\| stock +\| tagged +\| nova +\|')
         self.assertRegex(text, r'\| 2 +\| fastmig .* missed \|')
         self.assertIn('stock / FastMigDriver = 4.00', text)
 
