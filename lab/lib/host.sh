@@ -105,7 +105,7 @@ host_start() {
     local options=(
         --quiet --directory="$root" --machine="nfm-$host" --hostname="$host"
         --boot --register=no --keep-unit --console=pipe
-        --network-namespace-path="/run/netns/$(netns "$host")" --resolv-conf=off --timezone=off --link-journal=no
+        --resolv-conf=off --timezone=off --link-journal=no
         --capability=all
         --bind-ro="$CHECKOUT:$GUEST_SRC" --bind="$STATE/share:/opt/lab"
     )
@@ -114,6 +114,9 @@ host_start() {
         options+=(--bind="$STATE/instances:/var/lib/nova/instances")
         [ "$(virt_type)" != kvm ] || options+=(--bind=/dev/kvm)
     fi
+    # nspawn's own --network-namespace-path would come with the machine's /sys,
+    # where the host's interfaces are not
+    local command=(nsenter --net="/run/netns/$(netns "$host")" systemd-nspawn "${options[@]}")
     mkdir -p "$STATE/share" "$STATE/instances" "$STATE/log"
     # QEMU's and libvirt's host side writes to /sys and /proc/sys
     export SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
@@ -123,7 +126,7 @@ host_start() {
             --property=Delegate=yes --property=KillMode=mixed --property=TasksMax=infinity \
             --property="StandardOutput=append:$STATE/log/$host.console" \
             --setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE --setenv=SYSTEMD_NSPAWN_UNIFIED_HIERARCHY \
-            systemd-nspawn "${options[@]}" </dev/null
+            "${command[@]}" </dev/null
         nspawn=$(systemctl show --property MainPID --value "nova-fastmig-lab-$host.service")
     else
         # No systemd to ask for a cgroup: make one. nspawn wants to see the
@@ -137,7 +140,7 @@ host_start() {
             mkdir -p "/sys/fs/cgroup/$group" /run/systemd/nspawn
             echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
             mount -t tmpfs tmpfs /run/systemd/nspawn
-            exec systemd-nspawn "$@"' bash "nova-fastmig-lab-$host" "${options[@]}" \
+            exec "$@"' bash "nova-fastmig-lab-$host" "${command[@]}" \
             </dev/null >>"$STATE/log/$host.console" 2>&1 8>&- 9>&- &
         nspawn=$!
     fi
