@@ -29,13 +29,14 @@ config_generator_config_file = (
     '../../etc/nova-fastmig/nova-fastmig-config-generator.conf')
 sample_config_basename = '_static/nova-fastmig'
 
+# They take openstack.org's menus and licence out of the theme.
+templates_path = ['_templates']
 html_theme = 'openstackdocs'
 html_theme_options = {
     # The theme's defaults are those of docs.openstack.org.
     'analytics_tracking_code': '',
     'display_badge': False,
     'root_title': project,
-    'sidebar_dropdown': '',
 }
 # Nova's own documentation.
 openstackdocs_projects = ['nova']

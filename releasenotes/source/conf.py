@@ -22,11 +22,12 @@ openstackdocs_auto_version = False
 # Release notes are for all versions.
 release = version = ''
 
+# They take openstack.org's menus and licence out of the theme.
+templates_path = ['../../doc/source/_templates']
 html_theme = 'openstackdocs'
 html_theme_options = {
     # The theme's defaults are those of docs.openstack.org.
     'analytics_tracking_code': '',
     'display_badge': False,
     'root_title': 'nova-fastmig',
-    'sidebar_dropdown': '',
 }
