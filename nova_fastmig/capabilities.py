@@ -15,6 +15,7 @@
 import re
 
 from lxml import etree
+from nova import objects
 from oslo_concurrency import processutils
 from oslo_config import cfg
 from oslo_log import log as logging
@@ -27,6 +28,11 @@ LOG = logging.getLogger(__name__)
 # What the build of the patched QEMU puts into its version string
 # (./configure --with-pkgversion).
 PATCHED_MARK = 'nova-fastmig'
+
+# Added to the resources that nova-compute reports. Nova keeps it among the
+# compute node's stats for as long as this driver reports it, so a host that
+# goes back to Nova's own driver loses it.
+ADVERTISEMENT = {'fastmig_driver': '1'}
 
 _PACKAGE = re.compile(r'QEMU emulator version \S+ \((?P<package>.*)\)')
 
@@ -76,3 +82,18 @@ def read(host, name: str, guest=None) -> model.HostCaps:
         qemu_version=_version(connection.getVersion()),
         libvirt_version=_version(connection.getLibVersion()),
         patched_qemu=_asked_patched(emulator))
+
+
+def defines_arrivals(context, host_name: str) -> bool:
+    """Whether another host's driver makes arriving guests persistent.
+
+    :returns: False also where it cannot be told
+    """
+    try:
+        node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
+            context, host_name)
+    except Exception as error:
+        LOG.warning('Cannot tell whether host %s runs FastMigDriver: %s',
+                    host_name, error)
+        return False
+    return ADVERTISEMENT.items() <= (node.stats or {}).items()

@@ -12,12 +12,14 @@
 
 """Nova's entry points. Each one delegates; the logic is in ``session``."""
 
+import contextlib
 import functools
 
 from nova.virt import event as nova_event
 from nova.virt.libvirt import driver as nova_driver
 from oslo_config import cfg
 
+from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import guest as fast_guest
 from nova_fastmig import session
@@ -91,6 +93,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         try:
             fast.follow(
                 guest._domain, self.active_migrations, migrate_data.migration,
+                not self._get_vpmems(instance),
                 functools.partial(post_method, context, instance, dest,
                                   block_migration, migrate_data),
                 functools.partial(recover_method, context, instance, dest,
@@ -99,10 +102,10 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             self._clear_empty_migration(instance)
 
     def live_migration_abort(self, instance):
-        super().live_migration_abort(instance)
         fast = self._sessions.get(instance)
-        if fast is not None:
-            fast.aborted_by_request()
+        with (fast.aborting('live-migration-abort was requested')
+              if fast else contextlib.nullcontext()):
+            super().live_migration_abort(instance)
 
     def live_migration_force_complete(self, instance):
         super().live_migration_force_complete(instance)
@@ -131,4 +134,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
 
     def get_available_resource(self, nodename):
         fast_guest.persist_all(self._host)
-        return super().get_available_resource(nodename)
+        resources = super().get_available_resource(nodename)
+        resources['stats'] = {**resources.get('stats', {}),
+                              **capabilities.ADVERTISEMENT}
+        return resources

@@ -97,21 +97,25 @@ def _is_tagged(domain_xml: str) -> bool:
     return text is not None and strutils.bool_from_string(text)
 
 
-def persist_if_tagged(host, domain) -> bool:
-    """Define a tagged guest that runs here and is not defined yet.
+def _is_incoming(domain) -> bool:
+    """Whether this is the destination of a migration that is not over."""
+    state, reason = domain.state()
+    return not (state == libvirt.VIR_DOMAIN_RUNNING or
+                (state, reason) == (libvirt.VIR_DOMAIN_PAUSED,
+                                    libvirt.VIR_DOMAIN_PAUSED_USER))
 
-    The migration leaves that out to keep it out of the blackout. Paused
-    guests are let be: they may be incoming migrations.
+
+def persist_if_tagged(host, domain) -> bool:
+    """Define a tagged guest that is here and is not defined yet.
+
+    The migration leaves that out to keep it out of the blackout.
 
     :param host: nova.virt.libvirt.host.Host
     :param domain: libvirt.virDomain
     :returns: whether the domain was defined by this call
     :raises: libvirt.libvirtError
     """
-    if domain.isPersistent():
-        return False
-    state, _ = domain.state()
-    if state != libvirt.VIR_DOMAIN_RUNNING:
+    if domain.isPersistent() or _is_incoming(domain):
         return False
     guest = nova_guest.Guest(domain)
     xml = guest.get_xml_desc(dump_inactive=True, dump_sensitive=True)
@@ -135,7 +139,7 @@ def persist_by_uuid(host, uuid: str) -> None:
 
 
 def persist_all(host) -> None:
-    """``persist_by_uuid`` for every guest that runs on this host.
+    """``persist_by_uuid`` for every guest on this host.
 
     Finds the guests that arrived while nova-compute was down.
     """

@@ -65,9 +65,12 @@ def refusals(sla: model.Sla, host: model.HostCaps,
 
 
 def make(sla: model.Sla, source: model.HostCaps,
-         transport: model.TransportSettings) -> model.Plan:
+         transport: model.TransportSettings,
+         destination_defines_arrivals: bool) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
+    :param destination_defines_arrivals: the destination's driver makes the
+        guest persistent, so libvirt need not
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
@@ -75,10 +78,11 @@ def make(sla: model.Sla, source: model.HostCaps,
         raise exception.PlanRefused(reasons)
 
     set_flags = set()
+    clear_flags = set(_ALWAYS_CLEAR)
     # PERSIST_DEST makes libvirt write the domain's configuration to disk
-    # (with fsync) while the guest stands still; the driver at the destination
-    # does it right after instead.
-    clear_flags = {'PERSIST_DEST', *_ALWAYS_CLEAR}
+    # (with fsync) while the guest stands still.
+    if destination_defines_arrivals:
+        clear_flags.add('PERSIST_DEST')
     (set_flags if sla.parallel_connections > 1 else clear_flags).add(
         'PARALLEL')
     # Where it is wanted Nova has set it, or the plan was refused above.

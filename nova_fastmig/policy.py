@@ -16,7 +16,8 @@ from nova_fastmig import model
 
 
 def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
-           post_copy_started: bool) -> model.Decision:
+           post_copy_started: bool,
+           post_copy_possible: bool) -> model.Decision:
     """Say what to do with a running migration.
 
     The limits of the plan are never relaxed here: a migration that runs out
@@ -27,6 +28,8 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
     :param paused: the guest stands still already, so the switchover is under
         way and interrupting it could only make the blackout longer
     :param post_copy_started: there is no way back from post-copy
+    :param post_copy_possible: False for a guest that cannot do it, and after
+        a failed attempt
     """
     keep_on = model.Action.CONTINUE
     if elapsed_ms <= plan.total_limit_ms:
@@ -40,9 +43,13 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
         case model.OnMiss.ABORT:
             return model.Decision(
                 model.Action.ABORT, f'{late} before the switchover')
-        case model.OnMiss.POST_COPY:
+        case model.OnMiss.POST_COPY if post_copy_possible:
             return model.Decision(
                 model.Action.POST_COPY, f'{late} before the switchover')
+        case model.OnMiss.POST_COPY:
+            return model.Decision(
+                model.Action.ABORT,
+                f'{late} before the switchover; post-copy is not possible')
         case model.OnMiss.PROCEED:
             return model.Decision(
                 keep_on, f'{late}; the flavor says to proceed')

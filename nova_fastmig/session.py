@@ -13,6 +13,7 @@
 """One migration of a tagged guest, from request to report."""
 
 import collections
+import contextlib
 import time
 
 import libvirt
@@ -41,6 +42,9 @@ LOG = logging.getLogger(__name__)
 # finished migration. They come within 0.3 s; without them the verdict is
 # "unknown".
 _COMPLETED_STATS_TIMEOUT_S = 5
+
+# What Nova sets when post-copy has begun.
+_POST_COPY_STATUS = 'running (post-copy)'
 
 
 def _sla(instance) -> model.Sla | None:
@@ -88,6 +92,7 @@ class Session:
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
         self._abort_reason = ''
+        self._post_copy_possible = False
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -115,30 +120,36 @@ class Session:
 
     # In the monitoring thread.
 
-    def follow(self, domain, tasks: dict, migration, post, recover) -> None:
+    def follow(self, domain, tasks: dict, migration,
+               post_copy_possible: bool, post, recover) -> None:
         """Watch the migration, carry out decisions, and finish it.
 
         :param domain: libvirt.virDomain at the source
         :param tasks: LibvirtDriver.active_migrations
         :param migration: nova.objects.Migration
+        :param post_copy_possible: nothing in the guest's devices forbids it
         :param post: called without arguments when the guest has moved
         :param recover: called with a migration status when it has not
         """
         guest = fast_guest.FastGuest(domain, self._plan)
         on_failure: collections.deque[str] = collections.deque()
         paused_before = guest.is_paused()
+        self._post_copy_possible = (
+            post_copy_possible and not paused_before and
+            self._sla.on_miss is model.OnMiss.POST_COPY)
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
                                CONF.fastmig.poll_interval_ms / 1000)
 
         def look(elapsed_ms, stats):
             nova_migration.run_tasks(
                 guest, self._instance, tasks, on_failure, migration,
-                'POSTCOPY' not in self._plan.clear_flags)
+                self._post_copy_possible)
             self._save_stats(migration, stats)
             self._carry_out(guest, migration, policy.decide(
                 self._plan, elapsed_ms,
                 paused=not paused_before and guest.is_paused(),
-                post_copy_started=migration.status == 'running (post-copy)'))
+                post_copy_started=migration.status == _POST_COPY_STATUS,
+                post_copy_possible=self._post_copy_possible))
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox):
@@ -167,16 +178,18 @@ class Session:
         match decision.action:
             case model.Action.ABORT:
                 try:
-                    guest.abort_job()
+                    with self.aborting(decision.reason):
+                        guest.abort_job()
                 except libvirt.libvirtError as error:
                     # Not begun yet, or over just now: the next look tells.
                     LOG.warning('Could not abort: %s', error,
                                 instance=self._instance)
                     return
-                self._abort_reason = decision.reason
             case model.Action.POST_COPY:
                 nova_migration.trigger_postcopy_switch(
                     guest, self._instance, migration)
+                self._post_copy_possible = (
+                    migration.status == _POST_COPY_STATUS)
         self._decisions.append(decision)
 
     def _save_stats(self, migration, stats: dict) -> None:
@@ -206,6 +219,10 @@ class Session:
             return model.Outcome.COMPLETED, ''
         if self._abort_reason:
             return model.Outcome.ABORTED, self._abort_reason
+        if (isinstance(ended.error, libvirt.libvirtError) and
+                ended.error.get_error_code() ==
+                libvirt.VIR_ERR_OPERATION_ABORTED):
+            return model.Outcome.ABORTED, str(ended.error)
         return model.Outcome.FAILED, str(ended.error)
 
     # From anywhere.
@@ -214,9 +231,19 @@ class Session:
         """Make ``follow`` look at once, for a task was added for it."""
         self._mailbox.put(watch.Wake())
 
-    def aborted_by_request(self) -> None:
-        """Note that ``live-migration-abort`` has cancelled the job."""
-        self._abort_reason = 'live-migration-abort was requested'
+    @contextlib.contextmanager
+    def aborting(self, reason: str):
+        """Around the cancellation of the job.
+
+        The migration call may return before the cancellation does, so the
+        reason is there first; it goes if the cancellation fails.
+        """
+        self._abort_reason = reason
+        try:
+            yield
+        except libvirt.libvirtError:
+            self._abort_reason = ''
+            raise
 
     def close(self) -> model.SlaReport:
         self._mailbox.close()
@@ -264,7 +291,8 @@ class Sessions:
                 sla,
                 capabilities.read(self._host, CONF.host,
                                   self._host.get_guest(instance)),
-                conf.transport_settings(CONF))
+                conf.transport_settings(CONF),
+                capabilities.defines_arrivals(context, destination))
         except exception.PlanRefused as error:
             LOG.error('Live migration refused: %s', error, instance=instance)
             recover('failed')

@@ -1,0 +1,236 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the tests in two real hosts share.
+
+They run as root, inside the network namespace of the lab's controller
+(run_tests.sh sees to that), so that Nova's API and the libvirtd of both hosts
+can be reached; everything else goes through ``lab/in``.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import libvirt
+import openstack
+from oslotest import base
+
+from nova_fastmig import report
+
+LAB = pathlib.Path(__file__).parents[2] / 'lab'
+STATE = pathlib.Path(
+    os.environ.get('NOVA_FASTMIG_LAB_DIR', '/var/lib/nova-fastmig-lab'))
+CONTROLLER_IP = '10.77.0.10'
+COMPUTE_IPS = {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'}
+PROBE_IP = '10.88.0.254'
+
+FINAL_STATUSES = ('completed', 'failed', 'error', 'cancelled')
+
+
+def lab(command: str, *arguments: str, timeout_s: int = 600) -> str:
+    """Run one of the lab's commands; what it printed."""
+    result = subprocess.run(
+        [LAB / command, *arguments], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=timeout_s)
+    if result.returncode:
+        raise AssertionError(
+            f'lab/{command} {" ".join(arguments)} ended with '
+            f'{result.returncode}:\n{result.stdout}{result.stderr}')
+    return result.stdout
+
+
+def on_host(host: str, *command: str) -> str:
+    return lab('in', host, *command)
+
+
+def wait_until(what: str, condition, timeout_s: float = 60,
+               interval_s: float = 0.1):
+    """Poll until ``condition()`` is true; return what it returned."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f'not within {timeout_s} s: {what}')
+        time.sleep(interval_s)
+
+
+class Probe:
+    """The lab's packet probe against one server; a context manager.
+
+    ``result`` is the probe's own JSON and is there when the block is left.
+    """
+
+    def __init__(self, port):
+        self._command = [
+            STATE / 'share/bin/probe', '--interface', 'probe0',
+            '--source', PROBE_IP, '--mac', port.mac_address,
+            '--destination', port.fixed_ips[0]['ip_address'],
+            '--rate', '1000', '--answer-within', '90']
+        self.result = None
+
+    def __enter__(self):
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True)
+        line = self._process.stderr.readline()
+        if line != 'ready\n':
+            self._process.kill()
+            raise AssertionError(f'the guest does not answer: {line}')
+        return self
+
+    def __exit__(self, *exc_info):
+        self._process.send_signal(signal.SIGTERM)
+        output, errors = self._process.communicate(timeout=10)
+        if self._process.returncode:
+            raise AssertionError(f'probe: {errors}')
+        self.result = json.loads(output)
+
+
+class LabTest(base.BaseTestCase):
+    """A test with its own servers and flavors."""
+
+    # the driver that the compute hosts run
+    driver = 'fastmig'
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        lab('use-driver', cls.driver)
+        cls.cloud = openstack.connect(
+            auth_url=f'http://{CONTROLLER_IP}:5000/v3', username='admin',
+            password='secret', project_name='admin',
+            user_domain_id='default', project_domain_id='default',
+            region_name='RegionOne')
+        cls.compute = cls.cloud.compute
+        cls.compute.default_microversion = '2.96'
+
+    # ---- resources
+
+    def flavor(self, **fastmig: str):
+        """A flavor with these ``fastmig:`` extra specs, for this test."""
+        flavor = self.compute.create_flavor(
+            name=self.id().rpartition('.')[2], ram=256, vcpus=1, disk=1)
+        self.addCleanup(self.compute.delete_flavor, flavor)
+        if fastmig:
+            self.compute.create_flavor_extra_specs(
+                flavor, {f'fastmig:{key}': value
+                         for key, value in fastmig.items()})
+        return flavor
+
+    def boot(self, flavor, host: str = 'compute1'):
+        """A server that forwards, on a host; deleted after the test."""
+        server = self.compute.create_server(
+            name=flavor.name, flavor_id=flavor.id, host=host,
+            image_id=self.cloud.image.find_image('forwarder').id,
+            networks=[{'uuid': self.cloud.network.find_network('nfv').id}])
+        self.addCleanup(self._delete, server)
+        server = self.compute.wait_for_server(server, interval=0.3)
+        self.domain_name = server.instance_name
+        self.uuid = server.id
+        with self.probe():
+            pass
+        return server
+
+    def _delete(self, server):
+        self.compute.delete_server(server)
+        self.compute.wait_for_delete(server, interval=0.3, wait=60)
+
+    def probe(self) -> Probe:
+        return Probe(next(self.cloud.network.ports(device_id=self.uuid)))
+
+    # ---- what the hosts say
+
+    @contextlib.contextmanager
+    def _domain(self, host: str):
+        """The server's domain on a host; None if there is none."""
+        connection = libvirt.open(f'qemu+tcp://{COMPUTE_IPS[host]}/system')
+        try:
+            yield connection.lookupByUUIDString(self.uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            yield None
+        finally:
+            connection.close()
+
+    def domain_state(self, host: str) -> tuple[bool, bool] | None:
+        """(running, persistent), or None if the domain is not there."""
+        with self._domain(host) as domain:
+            if domain is None:
+                return None
+            return (domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING,
+                    bool(domain.isPersistent()))
+
+    def slow_down(self, host: str, mib_per_s: int) -> None:
+        """Give the next migration from this host so much bandwidth."""
+        with self._domain(host) as domain:
+            domain.migrateSetMaxSpeed(mib_per_s)
+
+    # ---- migrations
+
+    def migrate(self, **arguments) -> None:
+        self.compute.live_migrate_server(
+            self.uuid, host=None, block_migration='auto', **arguments)
+
+    def migration(self):
+        """The server's newest migration."""
+        found = list(self.compute.migrations(server_id=self.uuid))
+        return max(found, key=lambda migration: migration.id, default=None)
+
+    def running_migration(self):
+        def running():
+            migration = self.migration()
+            if migration is not None and migration.status == 'running':
+                return migration
+            return None
+        return wait_until('the migration runs', running)
+
+    def finished_migration(self):
+        def finished():
+            migration = self.migration()
+            if migration is not None and migration.status in FINAL_STATUSES:
+                return migration
+            return None
+        migration = wait_until('the migration ends', finished, timeout_s=120)
+        wait_until('the server has no task', lambda: self.compute.get_server(
+            self.uuid).task_state is None)
+        return migration
+
+    def verdict(self) -> dict | None:
+        """What the newest live migration's action events say."""
+        action = next(action for action in self.compute.server_actions(
+            self.uuid) if action.action == 'live-migration')
+        action = self.compute.get_server_action(action.request_id, self.uuid)
+        return next(filter(None, (report.parse_line(event.event)
+                                  for event in action.events)), None)
+
+    def assert_on(self, host: str) -> None:
+        """Running, defined and known to Nova on this host and nowhere else."""
+        server = self.compute.get_server(self.uuid)
+        self.assertEqual(('ACTIVE', host),
+                         (server.status, server.compute_host))
+        self.assertEqual(
+            {name: (True, True) if name == host else None
+             for name in COMPUTE_IPS},
+            {name: self.domain_state(name) for name in COMPUTE_IPS})
+
+    def assert_unharmed(self, probe: Probe) -> None:
+        """The same guest all the while, and its memory as it left it."""
+        self.assertTrue(probe.result['counter_continuous'], probe.result)
+        self.assertEqual(0, probe.result['corruptions'], probe.result)
