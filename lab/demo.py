@@ -78,18 +78,28 @@ def prepare(cloud, args):
     network = cloud.network.find_network(NETWORK, ignore_missing=False)
     servers = []
     for name, extra_specs in SERVERS.items():
+        # disk 0: as large as the image
         flavor = cloud.compute.create_flavor(
-            name=name, ram=RAM_MIB, vcpus=1, disk=1)
+            name=name, ram=RAM_MIB, vcpus=1, disk=0)
         if extra_specs:
             cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
         servers.append(cloud.compute.create_server(
             name=name, flavor_id=flavor.id, image_id=image.id,
             networks=[{'uuid': network.id}]))
     for server in servers:
-        cloud.compute.wait_for_server(server, interval=0.5, wait=120)
+        _wait_until_active(cloud, server)
     for server in servers:
         with Probe(cloud, server, GUEST_START_RATE, GUEST_START_TIMEOUT_S):
             print(f'{server.name}: forwards', flush=True)
+
+
+def _wait_until_active(cloud, server):
+    try:
+        cloud.compute.wait_for_server(server, interval=0.5, wait=120)
+    except openstack.exceptions.SDKException as error:
+        server = cloud.compute.get_server(server.id)
+        fault = (server.fault or {}).get('message', 'no fault recorded')
+        raise SystemExit(f'{server.name}: {error}; Nova says: {fault}')
 
 
 def clean(cloud, args):
@@ -386,6 +396,9 @@ def main():
                              help='number of the first one: the commands '
                                   'take turns')
     args = parser.parse_args()
+    # what libvirt has to say is in its exceptions; "no such domain" is what
+    # we want to hear
+    libvirt.registerErrorHandler(lambda *_: None, None)
     return args.function(openstack.connect(), args)
 
 
