@@ -52,8 +52,7 @@ base_packages() {
         --setup-hook='mkdir -p "$1/var/cache/apt/archives"'
         --setup-hook="sync-in '$CACHE/apt' /var/cache/apt/archives"
         --customize-hook="sync-out /var/cache/apt/archives '$CACHE/apt'"
-        # the guest's kernel: its files are enough, nothing boots it here
-        --customize-hook='cd "$1/tmp" && package=$(chroot "$1" apt-cache depends --important linux-image-cloud-amd64 | sed -n "s/.*Depends: \(linux-image-\)/\1/p" | head -1) && chroot "$1" sh -c "cd /tmp && apt-get -q download $package" && mkdir -p "$1/usr/lib/nova-fastmig-lab/kernel" && dpkg -x linux-image-*.deb "$1/usr/lib/nova-fastmig-lab/kernel" && rm linux-image-*.deb'
+        --customize-hook="$LAB_SRC/files/base/extract-kernel"
     )
     for key in Acquire::http::Proxy Acquire::https::Proxy; do
         local value
@@ -72,7 +71,6 @@ base_packages() {
 # that is not booted, with the machine's network, DNS and CA bundle, which may
 # hold a private CA. The mounts end with the command.
 in_tree() {
-    # shellcheck disable=SC2016  # expanded by the inner shell
     unshare --mount --pid --fork --kill-child --propagation private bash -c '
         set -eu
         root=$1; shift
@@ -111,7 +109,6 @@ base_python() {
     rm -rf "${root:?}$VENV"
     index=$(python_index)
     mkdir -p "$CACHE/uv"
-    # shellcheck disable=SC2016  # expanded by the inner shell
     in_tree "$root" --bind "$CACHE/uv" /tmp/uv --bind "$LAB_SRC/files" /tmp/files \
         env UV_CACHE_DIR=/tmp/uv UV_LINK_MODE=copy ${index:+PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"} \
         sh -euc '
@@ -121,4 +118,6 @@ base_python() {
             --requirement /tmp/files/base/requirements.txt --constraint /tmp/files/constraints.txt
     ' sh "$VENV"
     touch "$dir/python.done"
+    # those of other inputs; a host on one of them is made anew anyway
+    find "$CACHE/base" -mindepth 1 -maxdepth 1 ! -path "$dir" -exec rm -rf --one-file-system {} +
 }

@@ -21,6 +21,9 @@ import sys
 import time
 
 import openstack
+from oslo_config import cfg
+import oslo_messaging as messaging
+import requests
 
 REGION = 'RegionOne'
 COMPUTES = ('compute1', 'compute2')
@@ -55,29 +58,51 @@ def catalog(cloud, args):
                                      interface=interface, region_id=REGION)
 
 
-def wait_for_computes(cloud, args):
-    """Both hypervisors up, with a sign of life newer than ``--since``.
+def wait_for_apis(cloud, args):
+    """Every API answers; uWSGI listens before its application is loaded."""
+    deadline = time.monotonic() + args.timeout_s
+    for url in ['http://controller:5000/'] + [url for _, _, url in SERVICES]:
+        while True:
+            try:
+                requests.get(url, timeout=args.timeout_s)
+                break
+            except requests.ConnectionError as error:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f'{url}: {error}')
+                time.sleep(0.3)
 
-    ``state`` alone says little after a restart: it stays "up" for as long as
-    service_down_time.
+
+def wait_for_computes(cloud, args):
+    """Both nova-computes answer, and their hypervisors are "up" in Nova.
+
+    The state in the API alone says little: it stays "up" for
+    service_down_time after a service has stopped. A ping waits in the
+    service's queue until it has initialised its driver and listens.
     """
+    messaging.set_transport_defaults(control_exchange='nova')
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=['/etc/nova/nova.conf'])
+    transport = messaging.get_rpc_transport(conf)
+    for host in COMPUTES:
+        client = messaging.get_rpc_client(
+            transport, messaging.Target(topic='compute', server=host),
+            timeout=args.timeout_s)
+        try:
+            client.call({}, 'oslo_rpc_server_ping')
+        except messaging.MessagingTimeout:
+            raise SystemExit(f'nova-compute on {host} does not answer after '
+                             f'{args.timeout_s:g} s')
     deadline = time.monotonic() + args.timeout_s
     while True:
-        reported = {service.host: service for service
-                    in cloud.compute.services(binary='nova-compute')}
-        missing = [host for host in COMPUTES
-                   if host not in reported
-                   or reported[host].state != 'up'
-                   or (reported[host].updated_at or '') <= args.since]
-        if not missing:
-            known = {h.name for h in cloud.compute.hypervisors()
-                     if h.state == 'up'}
-            missing = [host for host in COMPUTES if host not in known]
+        # a compute host is known once a cell maps it
+        up = {hypervisor.name for hypervisor in cloud.compute.hypervisors()
+              if hypervisor.state == 'up'}
+        missing = [host for host in COMPUTES if host not in up]
         if not missing:
             return
         if time.monotonic() > deadline:
-            raise SystemExit('nova-compute is not up after '
-                             f'{args.timeout_s} s on: {" ".join(missing)}')
+            raise SystemExit('not up in Nova after '
+                             f'{args.timeout_s:g} s: {" ".join(missing)}')
         time.sleep(0.3)
 
 
@@ -120,26 +145,25 @@ def upload(cloud, name, path):
 def status(cloud, args):
     """Nova's and Neutron's view; fails if something expected is down."""
     down = []
-    print(f'{"service":28} {"host":12} {"state":6} {"version"}')
+    row = '{:28} {:12} {:7} {}'.format
     found = set()
     for service in cloud.compute.services():
         found.add((service.binary, service.host))
-        print(f'{service.binary:28} {service.host:12} {service.state:6}')
+        print(row(service.binary, service.host, service.state, ''))
         if service.state != 'up':
             down.append(f'{service.binary} on {service.host}')
     down += [f'nova-compute on {host}' for host in COMPUTES
              if ('nova-compute', host) not in found]
     for agent in cloud.network.agents():
         state = 'up' if agent.is_alive else 'down'
-        print(f'{agent.binary:28} {agent.host:12} {state:6}')
+        print(row(agent.binary, agent.host, state, ''))
         if not agent.is_alive:
             down.append(f'{agent.binary} on {agent.host}')
     for hypervisor in cloud.compute.hypervisors(details=True):
-        print(f'{"hypervisor":28} {hypervisor.name:12} {hypervisor.state:6} '
-              f'QEMU {hypervisor.hypervisor_version}')
+        print(row('hypervisor', hypervisor.name, hypervisor.state, ''))
     for server in cloud.compute.servers(all_projects=True):
-        print(f'{"server":28} {server.name:12} {server.status:6} '
-              f'{server.compute_host}')
+        print(row(f'server {server.name}', server.compute_host or '-',
+                  server.status.lower(), server.id))
     if down:
         raise SystemExit('down: ' + ', '.join(down))
 
@@ -154,10 +178,10 @@ def main():
         return sub
 
     command('catalog', catalog)
-    sub = command('wait-for-computes', wait_for_computes)
-    sub.add_argument('--since', default='',
-                     help='UTC, ISO 8601 (default: any time)')
-    sub.add_argument('--timeout-s', type=float, default=90)
+    for name, function in (('wait-for-apis', wait_for_apis),
+                           ('wait-for-computes', wait_for_computes)):
+        sub = command(name, function)
+        sub.add_argument('--timeout-s', type=float, default=90)
     sub = command('resources', resources)
     sub.add_argument('--image', help='raw disk of the image "forwarder"')
     command('status', status)

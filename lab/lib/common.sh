@@ -3,6 +3,7 @@
 #
 # Names, places and helpers that every lab command shares. Source it; it only
 # defines things.
+# shellcheck disable=SC2034  # many of them are used by those who source it
 
 LAB_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CHECKOUT=$(dirname "$LAB_SRC")
@@ -16,11 +17,9 @@ FABRIC=nfm-fabric              # the namespace with the two switches
 MGMT_NET=10.77.0               # APIs, RPC, migration traffic
 DATA_NET=10.88.0               # the guests' network `nfv`
 declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
-# shellcheck disable=SC2034  # used by the files that source this one
 PROBE_IP=$DATA_NET.254         # the controller's own leg on the guests' network
 
 export VENV=/opt/stack/venv    # inside the hosts
-# shellcheck disable=SC2034
 GUEST_SRC=/opt/nova-fastmig    # the checkout inside the hosts
 
 say() { printf '%s\n' "$*"; }

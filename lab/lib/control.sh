@@ -78,6 +78,11 @@ identity() {
     mark_done identity
 }
 
+control_plane() {
+    services controller
+    in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-apis
+}
+
 computes_are_up() { in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-computes "$@"; }
 
 resources() {

@@ -25,7 +25,6 @@ fill_in() {
 virt_type() {
     local file=$STATE/virt_type
     if [ ! -s "$file" ]; then
-        # shellcheck disable=SC2016
         if [ -e /dev/kvm ] && in_tree "$(base_dir)/root" sh -c \
             'timeout 10 qemu-system-x86_64 -accel kvm -nodefaults -display none -debugcon stdio | grep -q -m 1 SeaBIOS' \
             >/dev/null 2>&1; then
@@ -131,7 +130,6 @@ host_start() {
     else
         # No systemd to ask for a cgroup: make one. nspawn wants to see the
         # unified hierarchy alone, and its own directory on a tmpfs.
-        # shellcheck disable=SC2016
         setsid unshare --mount --propagation private bash -c '
             set -eu
             group=$1; shift

@@ -60,7 +60,6 @@ project_install() {
     installed=$(host_root "$host")/var/lib/nova-fastmig-lab/package
     wanted=$(cat "$wheel/.built")
     [ "$(cat "$installed" 2>/dev/null)" != "$wanted" ] || return 0
-    # shellcheck disable=SC2016  # expanded by the inner shell
     in_host "$host" sh -euc '
         uv pip install --quiet --offline --python "$1/bin/python" --no-deps --reinstall --compile-bytecode /opt/lab/wheel/*.whl
         # what runs has the old code; what does not run is left alone
