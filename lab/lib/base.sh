@@ -10,11 +10,6 @@
 SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-base_key() {
-    hash_of -w "$SUITE" "$LAB_SRC/files/base" "$LAB_SRC/files/constraints.txt" "$LAB_SRC/lib/base.sh"
-}
-base_dir() { echo "$CACHE/base/$(base_key)"; }
-
 package_list() { sed 's/#.*//' "$LAB_SRC/files/base/packages" | xargs | tr ' ' ,; }
 
 # Where this machine gets Debian from, so that a local mirror is used.
@@ -118,6 +113,14 @@ base_python() {
             --requirement /tmp/files/base/requirements.txt --constraint /tmp/files/constraints.txt
     ' sh "$VENV"
     touch "$dir/python.done"
-    # those of other inputs; a host on one of them is made anew anyway
-    find "$CACHE/base" -mindepth 1 -maxdepth 1 ! -path "$dir" -exec rm -rf --one-file-system {} +
 }
+
+# Remove base roots of other inputs, once no host is on one of them any more.
+base_forget_others() {
+    find "$CACHE/base" -mindepth 1 -maxdepth 1 ! -path "$(base_dir)" -exec rm -rf --one-file-system {} +
+}
+
+# Worked out once: the checkout may change while a command runs.
+BASE_KEY=$(hash_of -w "$SUITE" -w "$(declare -f base_packages base_python)" \
+    "$LAB_SRC/files/base" "$LAB_SRC/files/constraints.txt")
+base_dir() { echo "$CACHE/base/$BASE_KEY"; }

@@ -44,7 +44,7 @@ host_prepare() {
     local host=$1 dir root key tree wanted
     dir=$(host_dir "$host")
     root=$(host_root "$host")
-    key=$(base_key)
+    key=$BASE_KEY
     wanted=$(hash_of -w "$(virt_type)" "$LAB_SRC/files/common" "$LAB_SRC/files/$(host_role "$host")" "$LAB_SRC/lib/host.sh")
     if [ -e "$dir/base" ] && [ "$(cat "$dir/base")" != "$key" ]; then
         warn "$host: the base root has changed, its state is dropped"
@@ -71,6 +71,11 @@ host_prepare() {
     ssh_keys "$host"
     in_tree "$root" systemctl --quiet preset-all
     echo "$wanted" >"$dir/config"
+}
+
+hosts_prepare() {
+    each host_prepare "${HOSTS[@]}"
+    base_forget_others
 }
 
 # root@controller may ssh to the computes.

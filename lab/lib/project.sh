@@ -15,7 +15,7 @@ checkout_hash() {
 guest_image() {
     local out=$STATE/share wanted
     [ -x "$LAB_SRC/guest/build" ] || return 0
-    wanted=$(checkout_hash lab/guest lab/probe)-$(base_key)
+    wanted=$(checkout_hash lab/guest lab/probe)-$BASE_KEY
     [ "$(cat "$out/.built" 2>/dev/null)" != "$wanted" ] || return 0
     mkdir -p "$out"
     build_guest_image >"$out/build.log" 2>&1 || {
