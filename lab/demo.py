@@ -99,7 +99,8 @@ def _wait_until_active(cloud, server):
     except openstack.exceptions.SDKException as error:
         server = cloud.compute.get_server(server.id)
         fault = (server.fault or {}).get('message', 'no fault recorded')
-        raise SystemExit(f'{server.name}: {error}; Nova says: {fault}')
+        raise SystemExit(
+            f'{server.name}: {error}; Nova says: {fault}') from error
 
 
 def clean(cloud, args):

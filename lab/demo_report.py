@@ -202,6 +202,7 @@ def summarize(runs):
         'fastmig': fastmig,
         'fastmig_untagged': group('fastmig', 'untagged'),
         'blackout_ratio': _ratio(stock, fastmig, 'blackout_ms'),
+        'gap_ratio': _ratio(stock, fastmig, 'gap_ms'),
         'failed_runs': sum(bool(run['failures']) for run in runs),
         'stalled_runs': sum(run['probe_stalled'] for run in runs),
     }
@@ -272,10 +273,11 @@ def summary_text(summary):
         runs = f'{figures["counted"]}/{figures["runs"]}'
         result.add_row([title, runs, *cells])
     lines = [result.get_string()]
-    if summary['blackout_ratio'] is not None:
-        lines.append(
-            'Tagged server, median blackout: stock / FastMigDriver = '
-            f'{summary["blackout_ratio"]:.2f}')
+    for key, what in (('blackout_ratio', 'blackout'), ('gap_ratio', 'gap')):
+        if summary[key] is not None:
+            lines.append(
+                f'Tagged server, median {what}: '
+                f'stock / FastMigDriver = {summary[key]:.2f}')
     return '\n'.join(lines)
 
 
