@@ -56,12 +56,14 @@ class Mailbox:
 
         :returns: all that have come, in order; empty after the timeout
         """
-        if not self._items:
-            select.select([self._reader], [], [], max(0.0, timeout_s))
-        try:
+        if self._items:
+            timeout_s = 0.0
+        readable, _, _ = select.select(
+            [self._reader], [], [], max(0.0, timeout_s))
+        # Not without asking: eventlet's os.read() waits for data even on a
+        # descriptor that does not block.
+        if readable:
             os.read(self._reader, 4096)
-        except BlockingIOError:
-            pass
         items = []
         while self._items:
             items.append(self._items.popleft())
