@@ -19,10 +19,9 @@ import hashlib
 import os
 import sys
 import time
+import warnings
 
 import openstack
-from oslo_config import cfg
-import oslo_messaging as messaging
 import requests
 
 REGION = 'RegionOne'
@@ -79,10 +78,15 @@ def wait_for_computes(cloud, args):
     service_down_time after a service has stopped. A ping waits in the
     service's queue until it has initialised its driver and listens.
     """
+    # oslo.messaging takes a second to import and warns of eventlet
+    warnings.simplefilter('ignore')
+    from oslo_config import cfg
+    import oslo_messaging as messaging
+
     messaging.set_transport_defaults(control_exchange='nova')
-    conf = cfg.ConfigOpts()
-    conf([], default_config_files=['/etc/nova/nova.conf'])
-    transport = messaging.get_rpc_transport(conf)
+    # the global one: oslo.messaging registers its tracing options nowhere else
+    cfg.CONF([], default_config_files=['/etc/nova/nova.conf'])
+    transport = messaging.get_rpc_transport(cfg.CONF)
     for host in COMPUTES:
         client = messaging.get_rpc_client(
             transport, messaging.Target(topic='compute', server=host),
