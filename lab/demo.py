@@ -369,8 +369,10 @@ def _machine(server_id):
 
 def report(cloud, args):
     """Print the result; fail if anything did."""
-    runs = [json.loads(line) for line
-            in (args.directory / 'runs.jsonl').read_text().splitlines()]
+    file = args.directory / 'runs.jsonl'
+    if not file.exists():
+        raise SystemExit('there was no migration to report on')
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
     document = {'machine': _machine(runs[0]['server_id']), 'runs': runs,
                 'summary': demo_report.summarize(runs)}
     with open(args.directory / 'demo.json', 'w') as file:
