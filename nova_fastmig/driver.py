@@ -83,17 +83,19 @@ class FastMigDriver(nova_driver.LibvirtDriver):
 
     def _live_migration_monitor(self, context, instance, guest, dest,
                                 post_method, recover_method, block_migration,
-                                migrate_data, *args, **kwargs):
+                                migrate_data, future, disk_paths):
         fast = self._sessions.get(instance)
         if fast is None:
             super()._live_migration_monitor(
                 context, instance, guest, dest, post_method, recover_method,
-                block_migration, migrate_data, *args, **kwargs)
+                block_migration, migrate_data, future, disk_paths)
             return
+        give_up_s = int(CONF.libvirt.live_migration_completion_timeout *
+                        self._live_migration_data_gb(instance, disk_paths))
         try:
             fast.follow(
                 guest._domain, self.active_migrations, migrate_data.migration,
-                not self._get_vpmems(instance),
+                not self._get_vpmems(instance), give_up_s,
                 functools.partial(post_method, context, instance, dest,
                                   block_migration, migrate_data),
                 functools.partial(recover_method, context, instance, dest,

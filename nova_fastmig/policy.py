@@ -17,7 +17,8 @@ from nova_fastmig import model
 
 def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
            post_copy_started: bool,
-           post_copy_possible: bool) -> model.Decision:
+           post_copy_possible: bool,
+           give_up_ms: int | None) -> model.Decision:
     """Say what to do with a running migration.
 
     The limits of the plan are never relaxed here: a migration that runs out
@@ -30,6 +31,8 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
     :param post_copy_started: there is no way back from post-copy
     :param post_copy_possible: False for a guest that cannot do it, and after
         a failed attempt
+    :param give_up_ms: when a migration that may proceed is aborted after
+        all; None for never
     """
     keep_on = model.Action.CONTINUE
     if elapsed_ms <= plan.total_limit_ms:
@@ -50,6 +53,12 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
             return model.Decision(
                 model.Action.ABORT,
                 f'{late} before the switchover; post-copy is not possible')
+        case model.OnMiss.PROCEED if give_up_ms and elapsed_ms > give_up_ms:
+            return model.Decision(
+                model.Action.ABORT,
+                f'{elapsed_ms:.0f} ms are over and Nova gives up after '
+                f'{give_up_ms} ms ([libvirt]live_migration_completion_timeout)'
+            )
         case model.OnMiss.PROCEED:
             return model.Decision(
                 keep_on, f'{late}; the flavor says to proceed')

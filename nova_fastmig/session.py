@@ -121,13 +121,16 @@ class Session:
     # In the monitoring thread.
 
     def follow(self, domain, tasks: dict, migration,
-               post_copy_possible: bool, post, recover) -> None:
+               post_copy_possible: bool, give_up_s: int, post,
+               recover) -> None:
         """Watch the migration, carry out decisions, and finish it.
 
         :param domain: libvirt.virDomain at the source
         :param tasks: LibvirtDriver.active_migrations
         :param migration: nova.objects.Migration
         :param post_copy_possible: nothing in the guest's devices forbids it
+        :param give_up_s: [libvirt]live_migration_completion_timeout for this
+            guest; 0 for never
         :param post: called without arguments when the guest has moved
         :param recover: called with a migration status when it has not
         """
@@ -149,7 +152,8 @@ class Session:
                 self._plan, elapsed_ms,
                 paused=not paused_before and guest.is_paused(),
                 post_copy_started=migration.status == _POST_COPY_STATUS,
-                post_copy_possible=self._post_copy_possible))
+                post_copy_possible=self._post_copy_possible,
+                give_up_ms=give_up_s * 1000 or None))
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox):
