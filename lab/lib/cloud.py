@@ -75,8 +75,8 @@ def wait_for_computes(cloud, args):
     """Both nova-computes answer, and their hypervisors are "up" in Nova.
 
     The state in the API alone says little: it stays "up" for
-    service_down_time after a service has stopped. A ping waits in the
-    service's queue until it has initialised its driver and listens.
+    service_down_time after a service has stopped. A ping is answered once
+    the service has initialised its driver.
     """
     # oslo.messaging takes a second to import and warns of eventlet
     warnings.simplefilter('ignore')
@@ -87,16 +87,21 @@ def wait_for_computes(cloud, args):
     # the global one: oslo.messaging registers its tracing options nowhere else
     cfg.CONF([], default_config_files=['/etc/nova/nova.conf'])
     transport = messaging.get_rpc_transport(cfg.CONF)
+    deadline = time.monotonic() + args.timeout_s
     for host in COMPUTES:
+        # tried again every now and then: a ping that meets the service while
+        # it creates its queues has been seen to get lost
         client = messaging.get_rpc_client(
             transport, messaging.Target(topic='compute', server=host),
-            timeout=args.timeout_s)
-        try:
-            client.call({}, 'oslo_rpc_server_ping')
-        except messaging.MessagingTimeout:
-            raise SystemExit(f'nova-compute on {host} does not answer after '
-                             f'{args.timeout_s:g} s')
-    deadline = time.monotonic() + args.timeout_s
+            timeout=3)
+        while True:
+            try:
+                client.call({}, 'oslo_rpc_server_ping')
+                break
+            except messaging.MessagingTimeout:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f'nova-compute on {host} does not answer '
+                                     f'after {args.timeout_s:g} s')
     while True:
         # a compute host is known once a cell maps it
         up = {hypervisor.name for hypervisor in cloud.compute.hypervisors()
