@@ -308,7 +308,7 @@ def _run(cloud, driver, name, cli):
         'verdict': verdict,
         'verdict_expected': expected,
         'probe_stalled':
-            result['sender_stall_ms'] > demo_report.MAX_SENDER_STALL_MS,
+            result['blackout_stall_ms'] > demo_report.MAX_STALL_MS,
         'probe': result,
     }
     run['failures'] = demo_report.failures(run)

@@ -24,9 +24,9 @@ import prettytable
 
 from nova_fastmig import report
 
-# A probe sent this much too late says more about the machine than about the
-# migration.
-MAX_SENDER_STALL_MS = 5
+# Around the blackout, a probe sent this much too late says more about the
+# machine than about the migration.
+MAX_STALL_MS = 5
 
 METRICS = (
     # key, title
@@ -38,17 +38,16 @@ METRICS = (
     ('post_gap_ms', 'post gap'),
 )
 
-LEGEND = """\
-All figures in ms. blackout: longest run of lost 1 kHz probes. gap: longest \
-time between two answers.
-downtime, total: libvirt's job statistics. Nova total: from the API request \
-to the migration's status
-"completed". post gap: from the end of libvirt's migration to the start of \
-Nova's post step.
-CLI: nova is `nova live-migration`, openstack is `openstack server migrate \
---live-migration`.
-* the probe itself stalled for more than {max_stall} ms: the run is left out \
-of the medians."""
+LEGEND = f"""\
+All figures in ms.
+blackout: longest run of lost 1 kHz probes. gap: longest time between answers.
+downtime, total: libvirt's job statistics.
+Nova total: from the API request to the end of Nova's last step.
+post gap: from the end of libvirt's migration to the start of Nova's post step
+(below 0: Nova saw the end before libvirt's call returned).
+CLI: nova live-migration or openstack server migrate --live-migration.
+* the probe itself stalled for more than {MAX_STALL_MS} ms around the blackout:
+the run is left out of the medians."""
 
 # oslo.log's default format, with the context's request id
 _LOG_LINE = re.compile(
@@ -290,7 +289,7 @@ def text(document):
         f'{machine["accel"].upper()}; Nova {machine["nova"]}, libvirt '
         f'{machine["libvirt"]}, QEMU {machine["qemu"]}',
         table(runs),
-        LEGEND.format(max_stall=MAX_SENDER_STALL_MS),
+        LEGEND,
         summary_text(document['summary'])]
     for number, run in enumerate(runs, 1):
         lines += [f'FAILED: run {number}: {failure}'

@@ -17,6 +17,8 @@
  *                    instead of not at all
  *   sender_stall_ms  how late the latest probe was sent: the measurement's
  *                    own hiccup, which reads as a blackout of the guest
+ *   blackout_stall_ms  the same among the probes of the blackout and the gap
+ *                    and next to them: how far their figures may be off
  *   counter_continuous  one boot id throughout, and its count of forwarded
  *                    probes grew with each answer
  *   unreturned       probes that the guest forwarded between the first and
@@ -325,16 +327,33 @@ static struct longest longest_gap(const int64_t *arrivals)
 	return longest;
 }
 
-static struct longest longest_stall(uint64_t sent)
+/* among the probes that were due before to_ns and sent after from_ns */
+static struct longest longest_stall(uint64_t sent, int64_t from_ns,
+				    int64_t to_ns)
 {
 	struct longest longest = { 0, 0 };
 
-	for (uint64_t i = 0; i < sent; i++)
-		if (probes[i].sent_ns - probes[i].due_ns > longest.ns) {
-			longest.ns = probes[i].sent_ns - probes[i].due_ns;
-			longest.start_ns = probes[i].due_ns;
+	for (uint64_t i = 0; i < sent; i++) {
+		const struct probe *p = &probes[i];
+
+		if (p->due_ns <= to_ns && p->sent_ns >= from_ns
+		    && p->sent_ns - p->due_ns > longest.ns) {
+			longest.ns = p->sent_ns - p->due_ns;
+			longest.start_ns = p->due_ns;
 		}
+	}
 	return longest;
+}
+
+static struct longest longest_stall_around(uint64_t sent, int64_t period_ns,
+					   struct longest a, struct longest b)
+{
+	struct longest in_a = longest_stall(sent, a.start_ns - period_ns,
+					    a.start_ns + a.ns + period_ns);
+	struct longest in_b = longest_stall(sent, b.start_ns - period_ns,
+					    b.start_ns + b.ns + period_ns);
+
+	return in_a.ns > in_b.ns ? in_a : in_b;
 }
 
 static void print_longest(const char *name, struct longest l,
@@ -365,6 +384,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 {
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
+	struct longest blackout, gap;
 	uint64_t n = 0;
 
 	if (!arrivals || !rtts)
@@ -380,10 +400,15 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	printf("{\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
 	       "\"duplicates\": %lu, \"period_ms\": %.3f, ",
 	       sent, received, sent - received, duplicates, period_ns / 1e6);
-	print_longest("blackout", longest_lost_run(sent, period_ns),
+	blackout = longest_lost_run(sent, period_ns);
+	gap = longest_gap(arrivals);
+	print_longest("blackout", blackout, offset_ns);
+	print_longest("gap", gap, offset_ns);
+	print_longest("sender_stall", longest_stall(sent, 0, INT64_MAX),
 		      offset_ns);
-	print_longest("gap", longest_gap(arrivals), offset_ns);
-	print_longest("sender_stall", longest_stall(sent), offset_ns);
+	print_longest("blackout_stall",
+		      longest_stall_around(sent, period_ns, blackout, gap),
+		      offset_ns);
 	if (n)
 		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
 		       "\"rtt_max_ms\": %.3f, ", rtts[n / 2] / 1e6,
