@@ -68,6 +68,8 @@ host_prepare() {
     done
     host_uuid "$host" | tr -d - >"$root/etc/machine-id"
     echo "$host" >"$root/etc/hostname"
+    # nothing that systemd does after an update (ldconfig, catalogs) is due
+    touch --reference="$root/usr" "$root/etc/.updated" "$root/var/.updated"
     ssh_keys "$host"
     in_tree "$root" systemctl --quiet preset-all
     echo "$wanted" >"$dir/config"
