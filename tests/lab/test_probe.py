@@ -1,0 +1,145 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The probe and the forwarder themselves, against disturbances of known size.
+
+The forwarder runs as an ordinary process here, at the other end of a cable.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+
+from oslotest import base
+
+LAB = pathlib.Path(__file__).parents[2] / 'lab'
+PAGE = 4096
+MEMORY_MIB = 8
+CORRUPT_PAGE = 100
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True,
+                          text=True).stdout
+
+
+class ProbeTest(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        build = pathlib.Path(directory.name)
+        run(LAB / 'probe/build', build)
+        run('gcc', '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror',
+            '-pthread', '-o', build / 'forwarder', LAB / 'guest/forwarder.c')
+
+        self.near, self.far = f'probe-{os.getpid()}', f'guest-{os.getpid()}'
+        for name in (self.near, self.far):
+            run('ip', 'netns', 'add', name)
+            self.addCleanup(run, 'ip', 'netns', 'delete', name)
+        run('ip', '-n', self.near, 'link', 'add', 'near', 'type', 'veth',
+            'peer', 'name', 'far', 'netns', self.far)
+        run('ip', '-n', self.near, 'link', 'set', 'near', 'up')
+        run('ip', '-n', self.far, 'link', 'set', 'far', 'up')
+        mac = json.loads(run('ip', '-n', self.far, '-json', 'link', 'show',
+                             'far'))[0]['address']
+
+        self.forwarder = self.start(self.far, build / 'forwarder', 'far',
+                                    str(MEMORY_MIB), str(MEMORY_MIB))
+        # its first heartbeat
+        self.assertIn('corruptions 0', self.forwarder.stdout.readline())
+        self.probe = self.start(
+            self.near, build / 'probe', '--interface', 'near', '--mac', mac,
+            '--source', '192.0.2.1', '--destination', '192.0.2.2',
+            '--answer-within', '5')
+        self.assertEqual('ready\n', self.probe.stderr.readline())
+
+    def start(self, namespace, *command):
+        process = subprocess.Popen(
+            ['ip', 'netns', 'exec', namespace, *command], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def result(self):
+        self.probe.send_signal(signal.SIGTERM)
+        return json.loads(self.probe.communicate()[0])
+
+    def test_nothing_happens(self):
+        time.sleep(1)
+        result = self.result()
+        self.assertEqual(result['sent'], result['received'])
+        self.assertEqual(0, result['blackout_ms'])
+        self.assertEqual(result['first_boot_id'], result['last_boot_id'])
+        self.assertEqual(
+            pathlib.Path('/proc/sys/kernel/random/boot_id').read_text(),
+            result['first_boot_id'] + '\n')
+        self.assertTrue(result['counter_continuous'])
+        self.assertEqual(0, result['corruptions'])
+
+    def test_lost_frames_are_a_blackout(self):
+        down_s = time.time()
+        run('ip', '-n', self.far, 'link', 'set', 'far', 'down')
+        time.sleep(0.1)
+        run('ip', '-n', self.far, 'link', 'set', 'far', 'up')
+        up_s = time.time()
+        time.sleep(1)
+        result = self.result()
+        self.assertGreaterEqual(result['blackout_ms'], 99)
+        self.assertLessEqual(result['blackout_ms'], (up_s - down_s) * 1000 + 5)
+        self.assertAlmostEqual(down_s, result['blackout_at'], delta=0.1)
+        self.assertTrue(result['counter_continuous'])
+
+    def test_late_answers_are_a_gap(self):
+        self.forwarder.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        self.forwarder.send_signal(signal.SIGCONT)
+        time.sleep(1)
+        result = self.result()
+        self.assertEqual(0, result['lost'])
+        self.assertGreaterEqual(result['gap_ms'], 99)
+        self.assertGreaterEqual(result['rtt_max_ms'], 95)
+
+    def find_block(self, memory):
+        """Address of the memory that the forwarder verifies.
+
+        The lower half of a page's first word is the number of the page.
+        """
+        with open(f'/proc/{self.forwarder.pid}/maps') as maps:
+            regions = [line.split()[0].split('-') for line in maps
+                       if line.split()[1:2] == ['rw-p']]
+        for region in regions:
+            start, end = (int(address, 16) for address in region)
+            memory.seek(start)
+            content = memory.read(end - start)
+            for offset in range(0, len(content) - CORRUPT_PAGE * PAGE, PAGE):
+                if all(content[offset + page * PAGE:offset + page * PAGE + 4]
+                       == page.to_bytes(4, 'little')
+                       for page in (CORRUPT_PAGE, 2, 1)):
+                    return start + offset
+        self.fail('no memory of the forwarder looks like the block')
+
+    def test_wrong_memory_is_found(self):
+        with open(f'/proc/{self.forwarder.pid}/mem', 'r+b', 0) as memory:
+            block = self.find_block(memory)
+            memory.seek(block + CORRUPT_PAGE * PAGE)
+            memory.write(b'\xff' * 8)
+        # a whole pass takes a second
+        time.sleep(1.5)
+        self.assertEqual(1, self.result()['corruptions'])
+        self.assertIn(f'page {CORRUPT_PAGE} word 0 is 0xffffffffffffffff',
+                      self.forwarder.stdout.readline())
