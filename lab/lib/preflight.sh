@@ -26,8 +26,10 @@ install_missing() {
     command -v apt-get >/dev/null ||
         die "these Debian packages, or what your system has for them, are missing: ${missing[*]}"
     say "    installing with apt-get: ${missing[*]}"
-    apt-get install --yes --quiet --no-install-recommends "${missing[@]}" >/dev/null ||
-        die "apt-get could not install: ${missing[*]}; try apt-get update"
+    local install=(apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}")
+    # a machine that has never been updated knows no packages
+    "${install[@]}" >/dev/null 2>&1 || { apt-get update --quiet=2 && "${install[@]}" >/dev/null; } ||
+        die "apt-get could not install: ${missing[*]}"
 }
 
 free_mib() {
