@@ -22,19 +22,26 @@ from tests.unit import values
 POST_COPY = values.sla(on_miss=model.OnMiss.POST_COPY)
 
 
+def make(sla=None, transport=None, host=None,
+         destination_defines_arrivals=True) -> model.Plan:
+    return plan.make(sla or values.sla(), host or values.host(),
+                     transport or values.transport(),
+                     destination_defines_arrivals)
+
+
 @ddt.ddt
 class TestMake(base.BaseTestCase):
 
     def test_the_limits_are_those_of_the_flavor(self):
         sla = values.sla(max_downtime_ms=3, max_total_ms=777)
-        made = plan.make(sla, values.host(), values.transport())
+        made = make(sla)
         self.assertEqual(3, made.downtime_limit_ms)
         self.assertEqual(777, made.total_limit_ms)
         self.assertEqual(values.host(), made.source)
         self.assertIs(sla, made.sla)
 
     def test_an_ordinary_flavor(self):
-        made = plan.make(values.sla(), values.host(), values.transport())
+        made = make()
         self.assertEqual(frozenset(), made.set_flags)
         self.assertEqual(
             {'PERSIST_DEST', 'AUTO_CONVERGE', 'COMPRESSED', 'PARALLEL',
@@ -44,15 +51,14 @@ class TestMake(base.BaseTestCase):
               (16, 'PARALLEL', True))
     @ddt.unpack
     def test_parallel_connections(self, count, flag, is_set):
-        made = plan.make(values.sla(parallel_connections=count),
-                         values.host(), values.transport())
+        made = make(values.sla(parallel_connections=count))
         self.assertEqual(count, made.parallel_connections)
         self.assertEqual(is_set, flag in made.set_flags)
         self.assertEqual(not is_set, flag in made.clear_flags)
 
     def test_what_the_operator_configured_stays(self):
         """TLS and block migration, for example, are Nova's to decide."""
-        made = plan.make(values.sla(), values.host(), values.transport())
+        made = make()
         self.assertEqual(
             set(), (made.set_flags | made.clear_flags) &
             {'TLS', 'NON_SHARED_INC', 'LIVE', 'PEER2PEER',
@@ -60,18 +66,22 @@ class TestMake(base.BaseTestCase):
 
     def test_post_copy_only_for_a_flavor_that_asks_for_it(self):
         permitted = values.transport(post_copy_permitted=True)
-        self.assertNotIn('POSTCOPY', plan.make(
-            POST_COPY, values.host(), permitted).clear_flags)
+        self.assertNotIn('POSTCOPY', make(POST_COPY, permitted).clear_flags)
         for on_miss in (model.OnMiss.ABORT, model.OnMiss.PROCEED):
-            self.assertIn('POSTCOPY', plan.make(
-                values.sla(on_miss=on_miss), values.host(),
-                permitted).clear_flags)
+            self.assertIn('POSTCOPY', make(
+                values.sla(on_miss=on_miss), permitted).clear_flags)
+
+    def test_someone_must_make_the_guest_persistent(self):
+        """libvirt, where the destination's driver would not."""
+        self.assertNotIn(
+            'PERSIST_DEST',
+            make(destination_defines_arrivals=False).clear_flags)
 
     @hypothesis.given(values.slas)
     def test_no_flag_is_both_set_and_cleared(self, sla):
-        made = plan.make(
-            sla, values.host(qemu_version=(10, 1, 0), patched_qemu=True),
-            values.transport(post_copy_permitted=True))
+        made = make(
+            sla, values.transport(post_copy_permitted=True),
+            values.host(qemu_version=(10, 1, 0), patched_qemu=True))
         self.assertEqual(frozenset(), made.set_flags & made.clear_flags)
 
 
@@ -130,10 +140,10 @@ class TestRefusals(base.BaseTestCase):
 
     def test_every_reason_is_given_at_once(self):
         error = self.assertRaises(
-            exception.PlanRefused, plan.make,
+            exception.PlanRefused, make,
             values.sla(qemu=model.QemuChoice.PATCHED,
                        on_miss=model.OnMiss.POST_COPY,
                        parallel_connections=2),
-            values.host(), values.transport(tunnelled=True))
+            values.transport(tunnelled=True))
         self.assertEqual(4, len(error.reasons))
         self.assertEqual('; '.join(error.reasons), str(error))

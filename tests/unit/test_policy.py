@@ -19,54 +19,68 @@ from nova_fastmig import model
 from nova_fastmig import policy
 from tests.unit import values
 
-CONTINUE = model.Action.CONTINUE
 
-
-def plan_for(on_miss: model.OnMiss) -> model.Plan:
-    return values.plan(sla=values.sla(on_miss=on_miss), total_limit_ms=2000)
+def decide(on_miss: str, elapsed_ms: float, paused=False,
+           post_copy_started=False, post_copy_possible=True,
+           give_up_ms=None) -> model.Decision:
+    return policy.decide(
+        values.plan(sla=values.sla(on_miss=model.OnMiss(on_miss)),
+                    total_limit_ms=2000),
+        elapsed_ms, paused, post_copy_started, post_copy_possible, give_up_ms)
 
 
 @ddt.ddt
 class TestDecide(base.BaseTestCase):
 
-    # (on_miss, elapsed_ms, paused, post_copy_started) -> action, reason
+    # what is the case -> action, reason
     @ddt.data(
-        ('abort', 0, False, False, 'continue', 'within the time limit'),
-        ('abort', 2000, False, False, 'continue', 'within the time limit'),
-        ('abort', 2000.6, False, False, 'abort',
-         '2001 ms of 2000 ms are over before the switchover'),
-        ('proceed', 2001, False, False, 'continue',
-         '2001 ms of 2000 ms are over; the flavor says to proceed'),
-        ('post-copy', 2001, False, False, 'post-copy',
-         '2001 ms of 2000 ms are over before the switchover'),
-        ('post-copy', 2001, False, True, 'continue',
-         '2001 ms of 2000 ms are over; post-copy is under way'),
-        ('abort', 2001, True, False, 'continue',
+        ({'on_miss': 'abort', 'elapsed_ms': 0},
+         'continue', 'within the time limit'),
+        ({'on_miss': 'abort', 'elapsed_ms': 2000},
+         'continue', 'within the time limit'),
+        ({'on_miss': 'abort', 'elapsed_ms': 2000.6},
+         'abort', '2001 ms of 2000 ms are over before the switchover'),
+        ({'on_miss': 'abort', 'elapsed_ms': 2001, 'paused': True},
+         'continue',
          '2001 ms of 2000 ms are over; the switchover is under way'),
+        ({'on_miss': 'post-copy', 'elapsed_ms': 2001},
+         'post-copy', '2001 ms of 2000 ms are over before the switchover'),
+        ({'on_miss': 'post-copy', 'elapsed_ms': 2001,
+          'post_copy_started': True},
+         'continue', '2001 ms of 2000 ms are over; post-copy is under way'),
+        ({'on_miss': 'post-copy', 'elapsed_ms': 2001,
+          'post_copy_possible': False},
+         'abort', '2001 ms of 2000 ms are over before the switchover; '
+         'post-copy is not possible'),
+        ({'on_miss': 'proceed', 'elapsed_ms': 2001},
+         'continue',
+         '2001 ms of 2000 ms are over; the flavor says to proceed'),
+        ({'on_miss': 'proceed', 'elapsed_ms': 5000, 'give_up_ms': 5000},
+         'continue',
+         '5000 ms of 2000 ms are over; the flavor says to proceed'),
+        ({'on_miss': 'proceed', 'elapsed_ms': 5001, 'give_up_ms': 5000},
+         'abort', '5001 ms are over and Nova gives up after 5000 ms '
+         '([libvirt]live_migration_completion_timeout)'),
     )
     @ddt.unpack
-    def test_table(self, on_miss, elapsed_ms, paused, post_copy_started,
-                   action, reason):
-        self.assertEqual(
-            model.Decision(model.Action(action), reason),
-            policy.decide(plan_for(model.OnMiss(on_miss)), elapsed_ms,
-                          paused, post_copy_started))
+    def test_table(self, case, action, reason):
+        self.assertEqual(model.Decision(model.Action(action), reason),
+                         decide(**case))
 
-    @hypothesis.given(values.slas, st.floats(0, 1e9), st.booleans(),
-                      st.booleans())
+    @hypothesis.given(
+        st.sampled_from(model.OnMiss), st.floats(0, 1e9), st.booleans(),
+        st.booleans(), st.booleans(), st.none() | st.integers(1))
     def test_nothing_is_done_in_time_or_in_the_switchover(
-            self, sla, elapsed_ms, paused, post_copy_started):
-        decision = policy.decide(
-            values.plan(sla=sla, total_limit_ms=sla.max_total_ms),
-            elapsed_ms, paused, post_copy_started)
-        if elapsed_ms <= sla.max_total_ms or paused or post_copy_started:
-            self.assertIs(CONTINUE, decision.action)
+            self, on_miss, elapsed_ms, paused, post_copy_started,
+            post_copy_possible, give_up_ms):
+        decision = decide(on_miss, elapsed_ms, paused, post_copy_started,
+                          post_copy_possible, give_up_ms)
+        if elapsed_ms <= 2000 or paused or post_copy_started:
+            self.assertIs(model.Action.CONTINUE, decision.action)
         self.assertNotEqual('', decision.reason)
 
     @hypothesis.given(st.floats(2001, 1e9))
-    def test_a_guest_is_aborted_only_if_its_flavor_says_so(self, elapsed_ms):
-        for on_miss in model.OnMiss:
-            decision = policy.decide(plan_for(on_miss), elapsed_ms,
-                                     paused=False, post_copy_started=False)
-            self.assertEqual(on_miss is model.OnMiss.ABORT,
-                             decision.action is model.Action.ABORT)
+    def test_without_more_ado_only_what_the_flavor_says(self, elapsed_ms):
+        self.assertEqual(
+            ['abort', 'continue', 'post-copy'],
+            [decide(on_miss, elapsed_ms).action for on_miss in model.OnMiss])

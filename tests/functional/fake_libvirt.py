@@ -1,0 +1,246 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Adds to Nova's fake libvirt what a live migration needs.
+
+Nova's own tests replace ``migrateToURI3`` as a whole. Here it behaves as
+libvirt does: it blocks, reports a job, can be cancelled, moves the domain to
+the connection that the URI names, and tells about it by events.
+"""
+
+import dataclasses
+import time
+import urllib.parse
+
+import fixtures
+from lxml import etree
+from nova.tests.fixtures import libvirt as fakelibvirt
+
+from tests import fake_libvirt_names
+
+QEMU_DEFAULT_DOWNTIME_MS = 300
+
+
+@dataclasses.dataclass
+class Behaviour:
+    """How the next migrations go.
+
+    :ivar converges: otherwise one goes on until it is cancelled, or the guest
+        is paused, or post-copy is started
+    :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
+        the field out
+    :ivar error: what makes the migration fail when it has converged
+    """
+
+    converges: bool = True
+    downtime_ms: int | None = 7
+    total_ms: int | None = 800
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of migrateToURI3, with what was in force when it began."""
+
+    uuid: str
+    params: dict
+    flags: int
+    downtime_limit_ms: int
+
+    def has(self, flag: str) -> bool:
+        value = getattr(fakelibvirt, f'VIR_MIGRATE_{flag}')
+        return bool(self.flags & value)
+
+
+class Domain(fakelibvirt.Domain):
+
+    def __init__(self, connection, xml, running=False, transient=False):
+        super().__init__(connection, xml, running, transient)
+        self._metadata = etree.fromstring(xml).find('metadata')
+        self.downtime_limit_ms = QEMU_DEFAULT_DOWNTIME_MS
+        self._reason = 0
+        self._started = None
+        self._cancelled = False
+        self._post_copy = False
+
+    def XMLDesc(self, flags):
+        tree = etree.fromstring(super().XMLDesc(flags))
+        if self._metadata is not None:
+            tree.append(self._metadata)
+        return etree.tostring(tree, encoding='unicode')
+
+    def state(self, flags=0):
+        return [self._state, self._reason]
+
+    def suspend(self):
+        super().suspend()
+        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_USER
+
+    def resume(self):
+        super().resume()
+        self._reason = 0
+
+    def wait_for_source(self):
+        """Be the destination of a migration that is not over."""
+        super().suspend()
+        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_MIGRATION
+
+    def isPersistent(self):
+        return int(not self._transient)
+
+    def migrateGetMaxDowntime(self, flags=0):
+        return self.downtime_limit_ms
+
+    def migrateSetMaxDowntime(self, downtime, flags=0):
+        self.downtime_limit_ms = downtime
+
+    def migrateStartPostCopy(self, flags=0):
+        self._post_copy = True
+
+    def abortJob(self):
+        self._cancelled = True
+
+    def jobStats(self, flags=0):
+        if self._started is None:
+            return {'type': fakelibvirt.VIR_DOMAIN_JOB_NONE}
+        return {'type': fakelibvirt.VIR_DOMAIN_JOB_UNBOUNDED,
+                'time_elapsed': int((time.monotonic() - self._started) * 1000),
+                'memory_total': 1 << 30, 'memory_processed': 1 << 29,
+                'memory_remaining': 1 << 29, 'memory_iteration': 1}
+
+    def migrateToURI3(self, dconnuri, params, flags):
+        connection = self._connection
+        behaviour = connection.behaviour
+        connection.calls.append(Call(
+            self.UUIDString(), params, flags, self.downtime_limit_ms))
+        self._started = time.monotonic()
+        self._cancelled = self._post_copy = False
+        try:
+            connection.emit('MIGRATION_ITERATION', self, 1)
+            while not behaviour.converges:
+                if self._cancelled:
+                    raise self._error(
+                        'operation aborted: migration out job: canceled by '
+                        'client', fakelibvirt.VIR_ERR_OPERATION_ABORTED)
+                if (self._post_copy or
+                        self._state == fakelibvirt.VIR_DOMAIN_PAUSED):
+                    break
+                time.sleep(0.01)
+            if behaviour.error:
+                raise self._error(behaviour.error,
+                                  fakelibvirt.VIR_ERR_OPERATION_FAILED)
+        finally:
+            self._started = None
+        host = urllib.parse.urlsplit(dconnuri).hostname
+        incoming = connection.hosts[host].createXML(
+            params['destination_xml'], 0)
+        incoming._transient = not (
+            flags & fakelibvirt.VIR_MIGRATE_PERSIST_DEST)
+        self._leave()
+        stats = {'downtime': behaviour.downtime_ms,
+                 'time_elapsed': behaviour.total_ms}
+        connection.emit('JOB_COMPLETED', self, {
+            'type': fakelibvirt.VIR_DOMAIN_JOB_COMPLETED,
+            **{name: value for name, value in stats.items()
+               if value is not None}})
+
+    def _leave(self):
+        self._state = fakelibvirt.VIR_DOMAIN_SHUTOFF
+        self._connection._mark_not_running(self)
+        if not self._transient:
+            self._connection._undefine(self)
+
+    @staticmethod
+    def _error(message, code):
+        return fakelibvirt.make_libvirtError(
+            fakelibvirt.libvirtError, message, error_code=code,
+            error_domain=fakelibvirt.VIR_FROM_QEMU, error_message=message)
+
+
+class Connection(fakelibvirt.Connection):
+    """A host. The fixture sets the class attributes for each test.
+
+    :cvar hosts: connections by host name
+    :cvar behaviour: of migrations that leave any host
+    :cvar calls: every migrateToURI3, in order
+    """
+
+    hosts: dict[str, 'Connection']
+    behaviour: Behaviour
+    calls: list[Call]
+
+    def __init__(self, *args, hostname=None, **kwargs):
+        super().__init__(*args, hostname=hostname, **kwargs)
+        self._callbacks = {}
+        self._next_callback_id = 0
+        self.hosts[hostname] = self
+
+    def defineXML(self, xml):
+        """A running domain stays as it is and becomes persistent."""
+        name = etree.fromstring(xml).findtext('name')
+        running = self._vms.get(name)
+        if running is None or not running.isActive():
+            return super().defineXML(xml)
+        running._transient = False
+        return running
+
+    def listAllDomains(self, flags=0):
+        if flags == fakelibvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT:
+            return [domain for domain in self._vms.values()
+                    if domain._transient]
+        return super().listAllDomains(flags)
+
+    def domainEventRegisterAny(self, dom, eventid, callback, opaque):
+        self._next_callback_id += 1
+        self._callbacks[self._next_callback_id] = eventid, callback, opaque
+        return self._next_callback_id
+
+    def domainEventDeregisterAny(self, callback_id):
+        del self._callbacks[callback_id]
+
+    def emit(self, event: str, domain, *details) -> None:
+        event_id = getattr(fakelibvirt, f'VIR_DOMAIN_EVENT_ID_{event}')
+        for each_id, callback, opaque in list(self._callbacks.values()):
+            if each_id == event_id:
+                callback(self, domain, *details, opaque)
+
+
+class FakeLibvirt(fixtures.Fixture):
+    """To be used after Nova's LibvirtFixture.
+
+    :ivar hosts: Connection by host name
+    :ivar behaviour: of the migrations of this test
+    :ivar calls: of migrateToURI3
+    :ivar emulator: what the emulator prints when asked for its version
+    """
+
+    def _setUp(self):
+        self.hosts = {}
+        self.calls = []
+        self.behaviour = Behaviour()
+        self.emulator = 'QEMU emulator version 10.0.2 (Debian 1:10.0.2)\n'
+        for name, value in fake_libvirt_names.CONSTANTS.items():
+            if not hasattr(fakelibvirt, name):
+                self.useFixture(fixtures.MonkeyPatch(
+                    f'{fakelibvirt.__name__}.{name}', value))
+        for cls in (Domain, Connection):
+            self.useFixture(fixtures.MonkeyPatch(
+                f'{fakelibvirt.__name__}.{cls.__name__}', cls))
+        for name in ('hosts', 'behaviour', 'calls'):
+            self.useFixture(fixtures.MockPatchObject(
+                Connection, name, getattr(self, name), create=True))
+        for module in fake_libvirt_names.MODULES:
+            self.useFixture(fixtures.MonkeyPatch(
+                f'nova_fastmig.{module}.libvirt', fakelibvirt))
+        self.useFixture(fixtures.MockPatch(
+            'nova_fastmig.capabilities.processutils.execute',
+            side_effect=lambda *args: (self.emulator, '')))

@@ -1,0 +1,225 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+from nova.virt import event
+
+from nova_fastmig import driver
+from tests.functional import base
+from tests.functional import fake_libvirt
+
+
+class TestUntagged(base.TwoHosts):
+
+    def test_takes_the_stock_path(self):
+        self.flags(live_migration_permit_auto_converge=True, group='libvirt')
+        server = self.boot()
+        self._live_migrate(server)
+        self.assert_moved(server)
+        call, = self.fake.calls
+        self.assertTrue(call.has('PERSIST_DEST'))
+        self.assertEqual(fake_libvirt.QEMU_DEFAULT_DOWNTIME_MS,
+                         call.downtime_limit_ms)
+        self.assertEqual([], self.verdicts(server))
+
+    def test_a_flavor_that_says_false(self):
+        server = self.boot(enabled='false', max_downtime_ms='5')
+        self._live_migrate(server)
+        self.assert_moved(server)
+        self.assertTrue(self.fake.calls[0].has('PERSIST_DEST'))
+        self.assertEqual([], self.verdicts(server))
+
+
+class TestTagged(base.TwoHosts):
+
+    def test_met(self):
+        server = self.boot_tagged(max_downtime_ms='9', max_total_ms='1500')
+        self._live_migrate(server)
+        self.assertEqual(
+            {'verdict': 'met', 'outcome': 'completed',
+             'downtime_ms': 7, 'max_downtime_ms': 9,
+             'total_ms': 800, 'max_total_ms': 1500,
+             'measured_by': 'libvirt job statistics', 'reason': None},
+            self.wait_for_verdict(server))
+        self.assert_moved(server)
+
+    def test_missed(self):
+        self.fake.behaviour.downtime_ms = 11
+        server = self.boot_tagged()
+        self._live_migrate(server)
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('missed', 11, 10),
+                         (verdict['verdict'], verdict['downtime_ms'],
+                          verdict['max_downtime_ms']))
+        self.assert_moved(server)
+
+    def test_the_plan_reaches_libvirt(self):
+        self.flags(live_migration_permit_auto_converge=True,
+                   live_migration_permit_post_copy=True, group='libvirt')
+        server = self.boot_tagged(max_downtime_ms='3',
+                                  parallel_connections='4')
+        self._live_migrate(server)
+        call, = self.fake.calls
+        self.assertEqual(3, call.downtime_limit_ms)
+        self.assertEqual(4, call.params['parallel.connections'])
+        self.assertTrue(call.has('PARALLEL'))
+        for flag in ('LIVE', 'PEER2PEER', 'UNDEFINE_SOURCE'):
+            self.assertTrue(call.has(flag), flag)
+        for flag in ('PERSIST_DEST', 'AUTO_CONVERGE', 'POSTCOPY',
+                     'COMPRESSED'):
+            self.assertFalse(call.has(flag), flag)
+
+    def test_there_and_back(self):
+        server = self.boot_tagged()
+        self._live_migrate(server)
+        self.wait_for_verdict(server)
+        self.assert_moved(server)
+        self._live_migrate(server)
+        self._wait_for_server_parameter(
+            server, {'OS-EXT-SRV-ATTR:host': 'src'})
+        self.assertIsNone(self.domain('dest', server))
+        self.assertTrue(self.domain('src', server).isPersistent())
+        self.assertEqual([10, 10],
+                         [call.downtime_limit_ms for call in self.fake.calls])
+
+    def test_it_fails(self):
+        self.fake.behaviour.error = 'the network is gone'
+        server = self.boot_tagged()
+        self._live_migrate(server, 'failed')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('unknown', 'failed', 'the network is gone'),
+                         (verdict['verdict'], verdict['outcome'],
+                          verdict['reason']))
+        self.assert_stayed(server)
+        self.assertEqual('failed', self.migration(server)['status'])
+
+
+class TestTheTimeIsOver(base.TwoHosts):
+
+    def setUp(self):
+        super().setUp()
+        self.fake.behaviour.converges = False
+
+    def test_abort(self):
+        server = self.boot_tagged(max_total_ms='300')
+        self._live_migrate(server, 'cancelled')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('unknown', 'aborted'),
+                         (verdict['verdict'], verdict['outcome']))
+        self.assertRegex(
+            verdict['reason'],
+            r'^3\d\d ms of 300 ms are over before the switchover$')
+        self.assert_stayed(server)
+
+    def test_post_copy(self):
+        self.flags(live_migration_permit_post_copy=True, group='libvirt')
+        server = self.boot_tagged(max_total_ms='300', on_miss='post-copy')
+        self._live_migrate(server)
+        self.assertEqual('completed', self.wait_for_verdict(server)['outcome'])
+        self.assert_moved(server)
+
+    def test_proceed(self):
+        server = self.boot_tagged(max_total_ms='300', on_miss='proceed')
+        self.start_live_migration(server)
+        self.fake.behaviour.total_ms = 301
+        self.fake.behaviour.converges = True
+        self._wait_for_migration_status(server, ['completed'])
+        self.assertEqual('missed', self.wait_for_verdict(server)['verdict'])
+        self.assert_moved(server)
+
+
+class TestTheOperatorInterferes(base.TwoHosts):
+
+    def setUp(self):
+        super().setUp()
+        self.fake.behaviour.converges = False
+
+    def test_abort(self):
+        server = self.boot_tagged(max_total_ms='600000')
+        migration_id = self.start_live_migration(server)
+        self.api.api_delete(
+            f'/servers/{server["id"]}/migrations/{migration_id}')
+        self._wait_for_migration_status(server, ['cancelled'])
+        self._wait_for_state_change(server, 'ACTIVE')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('aborted', 'live-migration-abort was requested'),
+                         (verdict['outcome'], verdict['reason']))
+        self.assert_stayed(server)
+
+    def test_force_complete(self):
+        server = self.boot_tagged(max_total_ms='600000')
+        migration_id = self.start_live_migration(server)
+        self.api.api_post(
+            f'/servers/{server["id"]}/migrations/{migration_id}/action',
+            {'force_complete': None})
+        self._wait_for_migration_status(server, ['completed'])
+        self._wait_for_state_change(server, 'ACTIVE')
+        self.assertEqual('completed', self.wait_for_verdict(server)['outcome'])
+        self.assert_moved(server)
+
+
+class TestDestinationWithStockDriver(base.TwoHosts):
+
+    def setUp(self):
+        super().setUp()
+        self.flags(compute_driver='libvirt.LibvirtDriver')
+        self.restart_compute_service('dest')
+        self.assertNotIsInstance(self.computes['dest'].driver,
+                                 driver.FastMigDriver)
+
+    def test_libvirt_makes_the_guest_persistent(self):
+        server = self.boot_tagged()
+        self._live_migrate(server)
+        self.assertEqual('met', self.wait_for_verdict(server)['verdict'])
+        self.assertTrue(self.fake.calls[0].has('PERSIST_DEST'))
+        self.assert_moved(server)
+
+
+class TestPersistence(base.TwoHosts):
+    """A tagged guest arrives transient; someone must define it."""
+
+    def arrive(self) -> dict:
+        """A guest that has moved while both compute services were dead."""
+        server = self.boot_tagged()
+        here = self.domain('src', server)
+        there = self.fake.hosts['dest'].createXML(here.XMLDesc(0), 0)
+        self.assertFalse(there.isPersistent())
+        return server
+
+    def test_a_restarted_compute_defines_it(self):
+        server = self.arrive()
+        self.restart_compute_service('dest')
+        self.assertTrue(self.domain('dest', server).isPersistent())
+
+    def test_the_periodic_task_defines_it(self):
+        server = self.arrive()
+        self._run_periodics()
+        self.assertTrue(self.domain('dest', server).isPersistent())
+
+    def test_its_resumption_defines_it(self):
+        server = self.arrive()
+        self.computes['dest'].driver.emit_event(event.LifecycleEvent(
+            server['id'], event.EVENT_LIFECYCLE_RESUMED))
+        self.assertTrue(self.domain('dest', server).isPersistent())
+
+    def test_an_incoming_migration_is_let_be(self):
+        server = self.arrive()
+        self.domain('dest', server).wait_for_source()
+        self.restart_compute_service('dest')
+        self.assertFalse(self.domain('dest', server).isPersistent())
+
+    def test_an_untagged_guest_is_not_touched(self):
+        server = self.boot()
+        self.fake.hosts['dest'].createXML(
+            self.domain('src', server).XMLDesc(0), 0)
+        self.restart_compute_service('dest')
+        self._run_periodics()
+        self.assertFalse(self.domain('dest', server).isPersistent())

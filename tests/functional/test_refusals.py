@@ -1,0 +1,85 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Migrations that must not begin."""
+
+import ddt
+
+from tests.functional import base
+
+
+@ddt.ddt
+class TestRefused(base.TwoHosts):
+    """What was stored without validation meets nova-compute.
+
+    The tests create their flavors with a microversion that does not validate
+    extra specs.
+    """
+
+    def refusal(self, server: dict, host: str | None = 'dest') -> str:
+        """Ask for a live migration and read from the API why there is none."""
+        self._live_migrate(server, 'error', host=host)
+        self.assertEqual([], self.fake.calls)
+        self.assert_stayed(server)
+        failed, = (
+            event for event in self.action(server)['events']
+            if event['event'] == 'compute_check_can_live_migrate_destination')
+        self.assertEqual(('Error', 'dest'), (failed['result'], failed['host']))
+        return failed['details']
+
+    @ddt.data(
+        ({'max_downtime_ms': '0'},
+         "'fastmig:max_downtime_ms' = '0' is not valid; allowed: a whole "
+         'number from 1 to 1000'),
+        ({'on_miss': 'shrug'},
+         "'fastmig:on_miss' = 'shrug' is not valid; allowed: abort, proceed, "
+         'post-copy'),
+        ({'max_downtime': '5'},
+         "'fastmig:max_downtime' = '5' is not valid; allowed: one of the "
+         'keys fastmig:enabled'),
+        ({'enabled': 'perhaps'},
+         "'fastmig:enabled' = 'perhaps' is not valid; allowed: true or "
+         'false'))
+    @ddt.unpack
+    def test_an_invalid_extra_spec(self, extra_specs, message):
+        server = self.boot(**{'enabled': 'true', **extra_specs})
+        self.assertIn(message, self.refusal(server))
+
+    def test_bounds_of_the_operator(self):
+        server = self.boot_tagged(max_total_ms='5000')
+        self.flags(highest_max_total_ms=4999, group='fastmig')
+        self.assertIn(
+            "'fastmig:max_total_ms' = '5000' is not valid; allowed: a whole "
+            'number from 100 to 4999', self.refusal(server))
+
+    def test_no_patched_qemu(self):
+        server = self.boot_tagged(qemu='patched')
+        self.assertIn('asks for fastmig:qemu = patched, but the QEMU',
+                      self.refusal(server))
+
+    def test_patched_qemu(self):
+        self.fake.emulator = (
+            'QEMU emulator version 10.0.2 (1:10.0.2-nova-fastmig1)\n')
+        server = self.boot_tagged(qemu='patched')
+        self._live_migrate(server)
+        self.assert_moved(server)
+
+    def test_post_copy_not_permitted(self):
+        server = self.boot_tagged(on_miss='post-copy')
+        self.assertIn('[libvirt]live_migration_permit_post_copy is off',
+                      self.refusal(server))
+
+    def test_the_scheduler_chooses(self):
+        """The host that was asked tells; the conductor only counts hosts."""
+        server = self.boot_tagged(on_miss='shrug')
+        self.assertIn("'fastmig:on_miss' = 'shrug' is not valid",
+                      self.refusal(server, host=None))
