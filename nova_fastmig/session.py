@@ -249,8 +249,8 @@ class Session:
             self._abort_reason = ''
             raise
 
-    def close(self) -> model.SlaReport:
-        self._mailbox.close()
+    def report(self) -> model.SlaReport:
+        """Judge what has come out; at the end."""
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
             self._sla, tuple(self._decisions), self._completed)
@@ -300,7 +300,7 @@ class Sessions:
         except exception.PlanRefused as error:
             LOG.error('Live migration refused: %s', error, instance=instance)
             recover('failed')
-            self._emit(context, report.make(
+            self._sinks.emit(context, report.make(
                 instance.uuid, CONF.host, destination, sla, (),
                 model.Completed(model.Outcome.REFUSED, str(error), None,
                                 None)))
@@ -312,7 +312,4 @@ class Sessions:
             migrate()
         finally:
             del self._by_uuid[instance.uuid]
-            self._emit(context, session.close())
-
-    def _emit(self, context, the_report: model.SlaReport) -> None:
-        self._sinks.emit(context, the_report)
+            self._sinks.emit(context, session.report())

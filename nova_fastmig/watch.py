@@ -15,9 +15,10 @@
 import collections
 import dataclasses
 import os
-import select
+import selectors
 import time
 import typing as ty
+import weakref
 
 import libvirt
 from oslo_log import log as logging
@@ -33,13 +34,22 @@ class Mailbox:
     libvirt calls its callbacks in a native thread. Under eventlet that thread
     may not touch green locks, so the waiting thread sleeps on a pipe, which
     works the same with eventlet and without.
+
+    The pipe lives as long as anyone can still put something in: closing it
+    earlier could let a late event write into a file that has got its number.
     """
 
     def __init__(self):
         self._items: collections.deque = collections.deque()
         self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        # eventlet replaces the default by one that it can wait with; without
+        # eventlet it has no limit to the number of a descriptor.
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._reader, selectors.EVENT_READ)
+        for end in self._reader, self._writer:
+            os.set_blocking(end, False)
+            weakref.finalize(self, os.close, end)
+        weakref.finalize(self, self._selector.close)
 
     def put(self, item: ty.Any) -> None:
         self._items.append(item)
@@ -47,9 +57,6 @@ class Mailbox:
             os.write(self._writer, b'.')
         except BlockingIOError:
             pass  # the pipe is full of reasons to wake up
-        except OSError as error:
-            # A late event after close(): nobody waits any more.
-            LOG.debug('Dropped %s: %s', item, error)
 
     def take(self, timeout_s: float) -> list:
         """Wait for values.
@@ -58,20 +65,14 @@ class Mailbox:
         """
         if self._items:
             timeout_s = 0.0
-        readable, _, _ = select.select(
-            [self._reader], [], [], max(0.0, timeout_s))
         # Not without asking: eventlet's os.read() waits for data even on a
         # descriptor that does not block.
-        if readable:
+        if self._selector.select(max(0.0, timeout_s)):
             os.read(self._reader, 4096)
         items = []
         while self._items:
             items.append(self._items.popleft())
         return items
-
-    def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
 
 
 @dataclasses.dataclass(frozen=True)
