@@ -273,11 +273,11 @@ def _run(cloud, driver, name, cli):
     destination = server.compute_host
     request_id = next((id_ for id_ in _live_migration_requests(cloud, server)
                        if id_ not in known_requests), None)
-    api_lines, compute_lines, verdict = [], [], None
+    controller_lines, source_lines, verdict = [], [], None
     expected = driver == 'fastmig' and bool(SERVERS[name])
     if request_id:
-        api_lines = _log_lines(['sh', '-c'], request_id)
-        compute_lines = _log_lines(['ssh', source], request_id)
+        controller_lines = _log_lines(['sh', '-c'], request_id)
+        source_lines = _log_lines(['ssh', source], request_id)
         verdict = _verdict(cloud, server, request_id, expected)
     moved = destination != source
     # a server that stayed has those of an earlier migration
@@ -297,13 +297,14 @@ def _run(cloud, driver, name, cli):
         'source': source,
         'destination': destination if moved else None,
         'status': status,
+        'error': demo_report.first_error(controller_lines + source_lines),
         'server_status': server.status,
         'domain': {host: _domain_state(host, server.id) for host in COMPUTES},
         'blackout_ms': result['blackout_ms'],
         'gap_ms': result['gap_ms'],
         'downtime_libvirt_ms': job.get('downtime'),
         'total_libvirt_ms': job.get('time_elapsed'),
-        **demo_report.nova_times(api_lines, compute_lines),
+        **demo_report.nova_times(controller_lines, source_lines),
         'guest_continuous': result['counter_continuous'],
         'verdict': verdict,
         'verdict_expected': expected,

@@ -112,6 +112,12 @@ def nova_times(api_lines, compute_lines):
     }
 
 
+def first_error(lines):
+    """The first error that Nova logged, without its context; or None."""
+    return next((line.partition('] ')[2] for line in lines
+                 if re.match(r'\S+ \S+ \d+ ERROR ', line)), None)
+
+
 def verdict(event_names):
     """The SLA verdict among the names of an instance action's events."""
     return next(filter(None, map(report.parse_line, event_names)), None)
@@ -119,45 +125,56 @@ def verdict(event_names):
 
 # ---- what is wrong with a run --------------------------------------------
 
+def _domains(run):
+    """Is the domain where Nova says that the server is, and only there?"""
+    home = run['destination'] or run['source']
+    for host, state in run['domain'].items():
+        expected = 'running, persistent' if host == home else 'absent'
+        yield (state == expected,
+               f'the domain on {host} is {state}, not {expected}')
+
+
+def _guest(run):
+    probe = run['probe']
+    yield (probe['first_boot_id'] == probe['last_boot_id'],
+           f'the guest\'s boot id was {probe["first_boot_id"]} and is '
+           f'{probe["last_boot_id"]}')
+    yield (run['guest_continuous'],
+           'the guest\'s count of forwarded probes did not go on')
+    yield (probe['corruptions'] == 0,
+           f'the guest found {probe["corruptions"]} wrong words in its memory')
+
+
+def _migration(run):
+    if run['cli_exit_code'] != 0:
+        yield (False, f'{run["cli"]} exited with {run["cli_exit_code"]}: '
+                      f'{run["cli_output"]}')
+        return
+    yield (run['status'] == 'completed',
+           f'the migration is {run["status"]}, not completed '
+           f'(request {run["request_id"]}: {run["error"]})')
+    yield (run['server_status'] == 'ACTIVE',
+           f'the server is {run["server_status"]}, not ACTIVE')
+    if run['status'] != 'completed':
+        return
+    yield (run['destination'] is not None,
+           f'the server is still on {run["source"]}')
+    yield (run['downtime_libvirt_ms'] is not None
+           and run['total_libvirt_ms'] is not None,
+           'libvirt has no statistics of the completed migration')
+    yield (run['total_nova_ms'] is not None and run['post_gap_ms'] is not None,
+           'Nova\'s logs do not have the lines that times are taken from')
+    yield ((run['verdict'] is not None) == run['verdict_expected'],
+           f'the SLA verdict in the server\'s action events is '
+           f'{run["verdict"] and run["verdict"]["verdict"]}, a '
+           f'{run["server"]} server under the {run["driver"]} driver has '
+           f'{"one" if run["verdict_expected"] else "none"}')
+
+
 def failures(run):
     """Everything about a run that is not as it has to be, as sentences."""
-    probe = run['probe']
-    source, destination = run['source'], run['destination']
-    checks = (
-        (run['cli_exit_code'] == 0,
-         f'{run["cli"]} exited with {run["cli_exit_code"]}: '
-         f'{run["cli_output"]}'),
-        (run['status'] == 'completed',
-         f'the migration is {run["status"]}, not completed'),
-        (run['server_status'] == 'ACTIVE',
-         f'the server is {run["server_status"]}, not ACTIVE'),
-        (destination is not None and destination != source,
-         f'the server is still on {source}'),
-        (run['domain'].get(source) == 'absent',
-         f'the domain on {source} is {run["domain"].get(source)}, not absent'),
-        (run['domain'].get(destination) == 'running, persistent',
-         f'the domain on {destination} is {run["domain"].get(destination)}, '
-         'not running, persistent'),
-        (probe['first_boot_id'] is not None
-         and probe['first_boot_id'] == probe['last_boot_id'],
-         f'the guest\'s boot id was {probe["first_boot_id"]} and is '
-         f'{probe["last_boot_id"]}'),
-        (run['guest_continuous'],
-         'the guest\'s count of forwarded probes did not go on'),
-        (probe['corruptions'] == 0,
-         f'the guest found {probe["corruptions"]} wrong words in its memory'),
-        (run['downtime_libvirt_ms'] is not None
-         and run['total_libvirt_ms'] is not None,
-         'libvirt has no statistics of the completed migration'),
-        (run['total_nova_ms'] is not None and run['post_gap_ms'] is not None,
-         'Nova\'s logs do not have the lines that times are taken from'),
-        ((run['verdict'] is not None) == run['verdict_expected'],
-         f'the SLA verdict in the server\'s action events is '
-         f'{run["verdict"] and run["verdict"]["verdict"]}, a {run["server"]} '
-         f'server under the {run["driver"]} driver has '
-         f'{"one" if run["verdict_expected"] else "none"}'),
-    )
-    return [message for ok, message in checks if not ok]
+    return [message for checks in (_migration, _domains, _guest)
+            for ok, message in checks(run) if not ok]
 
 
 # ---- summary -------------------------------------------------------------

@@ -45,6 +45,7 @@ RUN = {
     'driver': 'stock', 'server': 'tagged', 'cli': 'nova live-migration',
     'cli_exit_code': 0, 'cli_output': '', 'qemu': '10.0.13',
     'source': 'compute1', 'destination': 'compute2', 'status': 'completed',
+    'request_id': REQUEST, 'error': None,
     'server_status': 'ACTIVE',
     'domain': {'compute1': 'absent', 'compute2': 'running, persistent'},
     'blackout_ms': 40.0, 'gap_ms': 43.5, 'downtime_libvirt_ms': 41,
@@ -55,6 +56,8 @@ RUN = {
               'corruptions': 0},
     'failures': [],
 }
+STAYED = {'destination': None, 'domain': {
+    'compute1': 'running, persistent', 'compute2': 'absent'}}
 MACHINE = {'cpu': 'a CPU', 'cores': 2, 'memory_mib': 4096, 'accel': 'tcg',
            'nova': '34.0.0', 'libvirt': '11.3.0', 'qemu': '10.0.13'}
 
@@ -93,6 +96,14 @@ class NovaTimesTest(unittest.TestCase):
         self.assertIsNone(demo_report.api_request_time(refused))
 
 
+    def test_first_error(self):
+        error = (f'2026-01-02 03:04:06.000 40 ERROR oslo_messaging.rpc.server '
+                 f'[None {REQUEST} admin] No valid host: [x] is full')
+        self.assertEqual('No valid host: [x] is full',
+                         demo_report.first_error([*API_LOG, error, error]))
+        self.assertIsNone(demo_report.first_error(API_LOG))
+
+
 class VerdictTest(unittest.TestCase):
     def test_found_among_other_events(self):
         verdict = fastmig_run()['verdict']
@@ -114,12 +125,25 @@ class FailuresTest(unittest.TestCase):
         self.assertIn(text, found[0])
 
     def test_command(self):
-        self.assert_fails('nova live-migration exited with 1: No valid host',
-                          run(cli_exit_code=1, cli_output='No valid host'))
+        self.assert_fails(
+            'nova live-migration exited with 1: No valid host',
+            run(cli_exit_code=1, cli_output='No valid host', **STAYED))
 
     def test_status(self):
-        self.assert_fails('is error, not completed', run(status='error'))
+        self.assert_fails(
+            f'is error, not completed (request {REQUEST}: No valid host)',
+            run(status='error', error='No valid host', **STAYED))
         self.assert_fails('is ERROR, not ACTIVE', run(server_status='ERROR'))
+
+    def test_domain_elsewhere(self):
+        found = demo_report.failures(run(
+            status='running', destination=None,
+            domain={'compute1': 'absent',
+                    'compute2': 'running, persistent'}))
+        self.assertIn('the domain on compute1 is absent, '
+                      'not running, persistent', found)
+        self.assertIn('the domain on compute2 is running, persistent, '
+                      'not absent', found)
 
     def test_domain_left_behind(self):
         self.assert_fails(
@@ -134,10 +158,7 @@ class FailuresTest(unittest.TestCase):
                         'compute2': 'running, transient'}))
 
     def test_server_that_did_not_move(self):
-        found = demo_report.failures(run(
-            destination=None,
-            domain={'compute1': 'running, persistent', 'compute2': 'absent'}))
-        self.assertIn('the server is still on compute1', found)
+        self.assert_fails('the server is still on compute1', run(**STAYED))
 
     def test_guest(self):
         self.assert_fails('did not go on', run(guest_continuous=False))
