@@ -177,8 +177,8 @@ class LabTest(base.BaseTestCase):
             return (domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING,
                     bool(domain.isPersistent()))
 
-    def slow_down(self, host: str, mib_per_s: int) -> None:
-        """Give the next migration from this host so much bandwidth."""
+    def limit_bandwidth(self, host: str, mib_per_s: int) -> None:
+        """Give the present or next migration from this host so much."""
         with self._domain(host) as domain:
             domain.migrateSetMaxSpeed(mib_per_s)
 

@@ -20,9 +20,10 @@ import openstack
 
 from tests.lab import base
 
-# Slow enough that the test can act while memory is being copied: a booted
-# guest has some 40 MiB of it.
-SLOW_MIB_PER_S = 4
+# The guest writes to 32 MiB of its memory per second: the first of these
+# never converges, so that the test can act meanwhile, the second does.
+SLOW_MIB_PER_S = 8
+FAST_MIB_PER_S = 1000
 # Longer than such a migration takes.
 PATIENT_MS = '120000'
 
@@ -73,7 +74,7 @@ class TaggedGuestTest(base.LabTest):
     def test_abort_at_the_deadline(self):
         """Out of time before the switchover: the guest never stood still."""
         self.boot(self.flavor(enabled='true', max_total_ms='1500'))
-        self.slow_down('compute1', SLOW_MIB_PER_S)
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             self.assertEqual('cancelled', self.finished_migration().status)
@@ -88,14 +89,14 @@ class TaggedGuestTest(base.LabTest):
         self.assertIn('before the switchover', verdict['reason'])
 
         # and it can be migrated after that
-        self.slow_down('compute1', 1000)
+        self.limit_bandwidth('compute1', FAST_MIB_PER_S)
         self.migrate()
         self.assertEqual('completed', self.finished_migration().status)
         self.assert_on('compute2')
 
     def test_live_migration_abort(self):
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
-        self.slow_down('compute1', SLOW_MIB_PER_S)
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             migration = self.running_migration()
@@ -109,7 +110,7 @@ class TaggedGuestTest(base.LabTest):
 
     def test_live_migration_force_complete(self):
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
-        self.slow_down('compute1', SLOW_MIB_PER_S)
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             migration = self.running_migration()
@@ -182,7 +183,7 @@ class RecoveryTest(base.LabTest):
 
     def test_destination_dies(self):
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
-        self.slow_down('compute1', SLOW_MIB_PER_S)
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             self.running_migration()
@@ -190,6 +191,7 @@ class RecoveryTest(base.LabTest):
             base.on_host('compute2', 'systemctl', 'kill', '--signal=KILL',
                          'nova-compute')
             self._unit('stop', 'compute2')
+            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
             base.wait_until('the guest runs on compute2',
                             lambda: self._arrived('compute2'))
             self.assertEqual((True, False), self.domain_state('compute2'))
@@ -203,7 +205,7 @@ class RecoveryTest(base.LabTest):
 
     def test_source_dies(self):
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
-        self.slow_down('compute1', SLOW_MIB_PER_S)
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             self.running_migration()
@@ -211,6 +213,7 @@ class RecoveryTest(base.LabTest):
             base.on_host('compute1', 'systemctl', 'kill', '--signal=KILL',
                          'nova-compute')
             self._unit('stop', 'compute1')
+            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
             base.wait_until('the guest is defined on compute2', lambda:
                             self.domain_state('compute2') == (True, True))
             self.assertIsNone(self.domain_state('compute1'))
