@@ -14,7 +14,8 @@ databases() {
     [ ! -e "$(done_once databases)" ] || return 0
     {
         for database in "${DATABASES[@]}"; do
-            echo "CREATE DATABASE IF NOT EXISTS $database CHARACTER SET utf8;"
+            # half a migration, from an interrupted run, cannot be continued
+            echo "DROP DATABASE IF EXISTS $database; CREATE DATABASE $database CHARACTER SET utf8;"
         done
         echo "CREATE USER IF NOT EXISTS openstack@'127.0.0.1' IDENTIFIED BY 'secret';"
         echo "GRANT ALL ON *.* TO openstack@'127.0.0.1';"

@@ -96,17 +96,31 @@ ssh_keys() {
     fi
 }
 
-# The pid of a running host's init; fails if the host does not run.
-host_leader() {
-    local pid
-    read -r pid 2>/dev/null <"$RUN/$1.leader" || return 1
-    # the pid may have been reused since: our init is in our namespace
-    [ "/proc/$pid/ns/net" -ef "/run/netns/$(netns "$1")" ] && echo "$pid"
+# The recorded pid of a running host's init (leader) or of its nspawn; fails if
+# there is none. A pid may have been reused since: ours is in our namespace.
+host_pid() {
+    local host=$1 what=$2 pid
+    read -r pid 2>/dev/null <"$RUN/$host.$what" || return 1
+    [ "/proc/$pid/ns/net" -ef "/run/netns/$(netns "$host")" ] && echo "$pid"
 }
+host_leader() { host_pid "$1" leader; }
 
 host_start() {
-    local host=$1 root nspawn
+    local host=$1 nspawn
     if host_leader "$host" >/dev/null; then return 0; fi
+    # else an interrupted run has left a host that is just booting
+    if ! nspawn=$(host_pid "$host" nspawn); then
+        host_boot "$host"
+        read -r nspawn <"$RUN/$host.nspawn"
+    fi
+    wait_for 30 "$host: init (see $STATE/log/$host.console)" host_find_leader "$host" "$nspawn"
+    wait_for 30 "$host: systemd" in_host "$host" test -S /run/systemd/private
+    # "degraded" is for `lab/status` to report
+    in_host "$host" systemctl is-system-running --wait --quiet || true
+}
+
+host_boot() {
+    local host=$1 root nspawn
     root=$(host_root "$host")
     local options=(
         --quiet --directory="$root" --machine="nfm-$host" --hostname="$host"
@@ -150,10 +164,6 @@ host_start() {
         nspawn=$!
     fi
     echo "$nspawn" >"$RUN/$host.nspawn"
-    wait_for 30 "$host: init (see $STATE/log/$host.console)" host_find_leader "$host" "$nspawn"
-    wait_for 30 "$host: systemd" in_host "$host" test -S /run/systemd/private
-    # "degraded" is for `lab/status` to report
-    in_host "$host" systemctl is-system-running --wait --quiet || true
 }
 
 host_find_leader() {
@@ -195,21 +205,30 @@ in_host() {
 
 # Shut the host down as a power button would, and unmount it.
 host_stop() {
-    local host=$1 leader nspawn='' root
-    root=$(host_root "$host")
-    if leader=$(host_leader "$host"); then
-        read -r nspawn <"$RUN/$host.nspawn"
-        kill -s SIGRTMIN+4 "$leader"
-        for _ in $(seq 150); do [ -e "/proc/$nspawn" ] || break; sleep 0.1; done
+    local host=$1 leader nspawn
+    if nspawn=$(host_pid "$host" nspawn); then
+        if leader=$(host_leader "$host"); then
+            kill -s SIGRTMIN+4 "$leader"
+            gone_within 20 "$nspawn" || warn "$host: did not shut down within 20 s, killing it"
+        fi
+        # all of the host ends with its nspawn
         if [ -e "/proc/$nspawn" ]; then
-            warn "$host: did not shut down within 15 s, killing it"
-            kill -KILL "$leader" 2>/dev/null || true
-            for _ in $(seq 50); do [ -e "/proc/$nspawn" ] || break; sleep 0.1; done
+            kill -KILL "$nspawn" 2>/dev/null || true
+            gone_within 10 "$nspawn" || die "$host: nspawn ($nspawn) does not end"
         fi
     fi
     remove_cgroup "$host"
     rm -f "$RUN/$host.leader" "$RUN/$host.nspawn" "$RUN/$host.cgroup"
-    if host_is_mounted "$host"; then umount "$root"; fi
+    if host_is_mounted "$host"; then umount "$(host_root "$host")"; fi
+}
+
+# gone_within SECONDS PID
+gone_within() {
+    local end_s=$((SECONDS + $1))
+    while [ -e "/proc/$2" ]; do
+        [ "$SECONDS" -lt "$end_s" ] || return 1
+        sleep 0.1
+    done
 }
 
 # Where systemd made the cgroup it has removed it already.

@@ -26,7 +26,7 @@ install_missing() {
     command -v apt-get >/dev/null ||
         die "these Debian packages, or what your system has for them, are missing: ${missing[*]}"
     say "    installing with apt-get: ${missing[*]}"
-    local install=(apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}")
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends "${missing[@]}")
     # a machine that has never been updated knows no packages
     "${install[@]}" >/dev/null 2>&1 || { apt-get update --quiet=2 && "${install[@]}" >/dev/null; } ||
         die "apt-get could not install: ${missing[*]}"
