@@ -36,7 +36,6 @@ class TestMailbox(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.mailbox = watch.Mailbox()
-        self.addCleanup(self.mailbox.close)
 
     def put_later(self, item, seconds: float) -> None:
         def put():

@@ -1,0 +1,238 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import gc
+import os
+import threading
+import time
+
+import ddt
+import libvirt
+from oslotest import base
+
+from nova_fastmig import model
+from nova_fastmig import watch
+
+UUID = '7d2a3f0e-1a2b-4c3d-8e9f-0a1b2c3d4e5f'
+ITERATION = libvirt.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
+COMPLETED = libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
+
+
+class Domain:
+    def __init__(self, uuid=UUID):
+        self._uuid = uuid
+
+    def UUIDString(self):
+        return self._uuid
+
+
+class Connection:
+    """The few calls of virConnect that are used."""
+
+    def __init__(self, refuses=()):
+        self.callbacks = {}
+        self._refuses = refuses
+
+    def domainEventRegisterAny(self, domain, event_id, callback, opaque):
+        if event_id in self._refuses:
+            raise libvirt.libvirtError('event not supported')
+        self.callbacks[event_id] = callback
+        return event_id
+
+    def domainEventDeregisterAny(self, callback_id):
+        del self.callbacks[callback_id]
+
+
+class Guest:
+    """Gives one entry of job statistics after the other."""
+
+    def __init__(self, *stats):
+        self._stats = list(stats)
+
+    def job_stats(self):
+        return self._stats.pop(0) if self._stats else {}
+
+
+class TestMailbox(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.mailbox = watch.Mailbox()
+
+    def test_order(self):
+        for item in 1, 2, 3:
+            self.mailbox.put(item)
+        self.assertEqual([1, 2, 3], self.mailbox.take(0))
+        self.assertEqual([], self.mailbox.take(0))
+
+    def test_more_than_the_pipe_holds(self):
+        count = 70000  # Linux: 65536 bytes
+        for item in range(count):
+            self.mailbox.put(item)
+        self.assertEqual(list(range(count)), self.mailbox.take(0))
+
+    def test_wakes_up(self):
+        timer = threading.Timer(0.05, self.mailbox.put, ['late'])
+        timer.start()
+        self.addCleanup(timer.join)
+        started = time.monotonic()
+        self.assertEqual(['late'], self.mailbox.take(30))
+        self.assertLess(time.monotonic() - started, 10)
+
+    def test_timeout(self):
+        started = time.monotonic()
+        self.assertEqual([], self.mailbox.take(0.05))
+        self.assertGreaterEqual(time.monotonic() - started, 0.049)
+        self.assertEqual([], self.mailbox.take(-1))
+
+    def test_leaves_no_descriptors(self):
+        gc.collect()
+        before = len(os.listdir('/proc/self/fd'))
+        for _ in range(10):
+            watch.Mailbox().put('item')
+        gc.collect()
+        self.assertLessEqual(len(os.listdir('/proc/self/fd')), before)
+
+
+class TestEvents(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.mailbox = watch.Mailbox()
+
+    def test_registered_for_the_time_of_the_migration(self):
+        connection = Connection()
+        with watch.Events(connection, UUID, self.mailbox):
+            self.assertEqual({ITERATION, COMPLETED},
+                             set(connection.callbacks))
+        self.assertEqual({}, connection.callbacks)
+
+    def test_what_happens_arrives(self):
+        connection = Connection()
+        with watch.Events(connection, UUID, self.mailbox):
+            connection.callbacks[ITERATION](connection, Domain(), 2, None)
+            connection.callbacks[COMPLETED](
+                connection, Domain(), {'downtime': 3}, None)
+        self.assertEqual(
+            [watch.Iteration(2), watch.JobCompleted({'downtime': 3})],
+            self.mailbox.take(0))
+
+    def test_other_domains_do_not(self):
+        connection = Connection()
+        with watch.Events(connection, UUID, self.mailbox):
+            connection.callbacks[ITERATION](
+                connection, Domain('another'), 2, None)
+            connection.callbacks[COMPLETED](
+                connection, Domain('another'), {}, None)
+        self.assertEqual([], self.mailbox.take(0))
+
+    def test_a_libvirt_that_refuses_one(self):
+        connection = Connection(refuses=[ITERATION])
+        with watch.Events(connection, UUID, self.mailbox):
+            self.assertEqual({COMPLETED}, set(connection.callbacks))
+
+    def test_a_broken_connection_at_the_end(self):
+        connection = Connection()
+
+        def broken(callback_id):
+            raise libvirt.libvirtError('broken')
+
+        with watch.Events(connection, UUID, self.mailbox):
+            connection.domainEventDeregisterAny = broken
+
+
+@ddt.ddt
+class TestToCompleted(base.BaseTestCase):
+
+    def test_figures(self):
+        self.assertEqual(
+            model.Completed(model.Outcome.COMPLETED, '', 7, 812),
+            watch.to_completed({'downtime': 7, 'time_elapsed': 812}))
+
+    @ddt.data({}, {'downtime': -1, 'time_elapsed': None},
+              {'downtime': '7', 'time_elapsed': True})
+    def test_missing_or_nonsense(self, stats):
+        completed = watch.to_completed(stats)
+        self.assertIsNone(completed.downtime_ms)
+        self.assertIsNone(completed.total_ms)
+
+
+class TestWatch(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.mailbox = watch.Mailbox()
+        self.looks = []
+
+    def run_until(self, count: int, *stats, total_limit_ms=60000,
+                  poll_interval_s=60.0):
+        """Run a Watch that ends at its ``count``-th look."""
+        watching = watch.Watch(Guest(*stats), self.mailbox, total_limit_ms,
+                               poll_interval_s)
+
+        def look(elapsed_ms, job):
+            self.looks.append((elapsed_ms, job))
+            if len(self.looks) == count:
+                self.mailbox.put(watch.Ended(None))
+
+        return watching.run(look), watching
+
+    def test_ends_with_what_the_call_raised(self):
+        error = libvirt.libvirtError('boom')
+        self.mailbox.put(watch.Ended(error))
+        ended, _ = self.run_until(1)
+        self.assertIs(error, ended.error)
+        self.assertEqual([], self.looks)
+
+    def test_an_event_does_not_wait_for_the_poll(self):
+        self.mailbox.put(watch.Iteration(1))
+        started = time.monotonic()
+        self.run_until(1)
+        self.assertLess(time.monotonic() - started, 30)
+
+    def test_without_events_it_polls(self):
+        self.run_until(3, poll_interval_s=0.01)
+        self.assertEqual(3, len(self.looks))
+
+    def test_the_deadline_does_not_wait_for_the_poll(self):
+        started = time.monotonic()
+        self.run_until(1, total_limit_ms=50)
+        self.assertLess(time.monotonic() - started, 30)
+        elapsed_ms, _ = self.looks[0]
+        self.assertGreater(elapsed_ms, 50)
+
+    def test_libvirts_clock_counts(self):
+        self.mailbox.put(watch.Wake())
+        self.run_until(1, {'time_elapsed': 5000})
+        elapsed_ms, _ = self.looks[0]
+        self.assertGreaterEqual(elapsed_ms, 5000)
+        self.assertLess(elapsed_ms, 35000)
+
+    def test_completed_stats_that_came_before_the_end(self):
+        self.mailbox.put(watch.JobCompleted({'downtime': 1}))
+        _, watching = self.run_until(1)
+        self.assertEqual({'downtime': 1}, watching.completed_stats(0))
+
+    def test_completed_stats_that_come_later(self):
+        self.mailbox.put(watch.Ended(None))
+        _, watching = self.run_until(1)
+        timer = threading.Timer(
+            0.05, self.mailbox.put, [watch.JobCompleted({'downtime': 2})])
+        timer.start()
+        self.addCleanup(timer.join)
+        self.assertEqual({'downtime': 2}, watching.completed_stats(30))
+
+    def test_completed_stats_that_do_not_come(self):
+        self.mailbox.put(watch.Ended(None))
+        _, watching = self.run_until(1)
+        self.mailbox.put(watch.Iteration(9))
+        self.assertIsNone(watching.completed_stats(0.05))
