@@ -100,7 +100,7 @@ class TaggedGuestTest(base.LabTest):
         with self.probe() as probe:
             self.migrate()
             migration = self.running_migration()
-            self.compute.abort_server_migration(migration, self.uuid)
+            self.compute.abort_server_migration(migration.id, self.uuid)
             self.assertEqual('cancelled', self.finished_migration().status)
         self.assert_on('compute1')
         self.assert_unharmed(probe)
@@ -115,7 +115,7 @@ class TaggedGuestTest(base.LabTest):
             self.migrate()
             migration = self.running_migration()
             self.compute.force_complete_server_migration(
-                migration, self.uuid)
+                migration.id, self.uuid)
             self.assertEqual('completed', self.finished_migration().status)
             base.wait_until('the guest runs again', lambda:
                             self.domain_state('compute2') == (True, True))
@@ -216,7 +216,8 @@ class RecoveryTest(base.LabTest):
             self.limit_bandwidth('compute1', FAST_MIB_PER_S)
             base.wait_until('the guest is defined on compute2', lambda:
                             self.domain_state('compute2') == (True, True))
-            self.assertIsNone(self.domain_state('compute1'))
+            base.wait_until('the guest is gone from compute1', lambda:
+                            self.domain_state('compute1') is None)
         self.assert_unharmed(probe)
         # Nova knows nothing of it: the server is deleted at the source, so
         # the domain has to be removed here.
