@@ -209,11 +209,15 @@ class Watch:
         :returns: when the migration call has returned
         """
         while True:
+            ended = None
+            # All of them: the statistics can come together with the end.
             for item in self._mailbox.take(self._timeout_s()):
                 if isinstance(item, Ended):
-                    return item
-                if isinstance(item, JobCompleted):
+                    ended = item
+                elif isinstance(item, JobCompleted):
                     self._completed = item
+            if ended is not None:
+                return ended
             stats = self._guest.job_stats()
             job_elapsed_ms = _count(stats, 'time_elapsed')
             if job_elapsed_ms is not None:
