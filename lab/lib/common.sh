@@ -67,9 +67,24 @@ each() {
     return "$failed"
 }
 
-# One change at a time: `lab/up` and `lab/down` must not overlap.
+# hold: keep the lab to this process and its children until it ends, as
+# lab/demo and the tests need it.
+hold() {
+    [ -z "${NOVA_FASTMIG_LAB_HELD:-}" ] || return 0
+    mkdir -p "$RUN"
+    exec 7>"$RUN/held"
+    flock --nonblock 7 || die "a lab/demo or a test run is using the lab ($RUN/held)"
+    export NOVA_FASTMIG_LAB_HELD=1
+}
+
+# One change at a time: `lab/up` and `lab/down` must not overlap, nor come
+# between someone who holds the lab.
 lock() {
     mkdir -p "$RUN"
+    if [ -z "${NOVA_FASTMIG_LAB_HELD:-}" ]; then
+        exec 6>"$RUN/held"
+        flock --nonblock --shared 6 || die "a lab/demo or a test run is using the lab ($RUN/held)"
+    fi
     exec 9>"$RUN/lock"
     flock --nonblock 9 || die "another lab/up, lab/down or lab/use-driver is running ($RUN/lock)"
 }

@@ -160,7 +160,7 @@ host_boot() {
             echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
             mount -t tmpfs tmpfs /run/systemd/nspawn
             exec "$@"' bash "nova-fastmig-lab-$host" "${command[@]}" \
-            </dev/null >>"$STATE/log/$host.console" 2>&1 8>&- 9>&- &
+            </dev/null >>"$STATE/log/$host.console" 2>&1 6>&- 7>&- 8>&- 9>&- &
         nspawn=$!
     fi
     echo "$nspawn" >"$RUN/$host.nspawn"
