@@ -44,16 +44,19 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     # At both ends, before a migration.
 
     def check_can_live_migrate_destination(self, context, instance,
-                                           *args, **kwargs):
+                                           src_compute_info, dst_compute_info,
+                                           block_migration=False,
+                                           disk_over_commit=False):
         session.check_host(self._host, instance)
         return super().check_can_live_migrate_destination(
-            context, instance, *args, **kwargs)
+            context, instance, src_compute_info, dst_compute_info,
+            block_migration, disk_over_commit)
 
     def check_can_live_migrate_source(self, context, instance,
-                                      *args, **kwargs):
+                                      dest_check_data, block_device_info=None):
         session.check_host(self._host, instance, running_here=True)
         return super().check_can_live_migrate_source(
-            context, instance, *args, **kwargs)
+            context, instance, dest_check_data, block_device_info)
 
     # At the source.
 
@@ -125,10 +128,12 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         super().emit_event(event)
 
     def post_live_migration_at_destination(self, context, instance,
-                                           *args, **kwargs):
+                                           network_info, block_migration=False,
+                                           block_device_info=None):
         fast_guest.persist_by_uuid(self._host, instance.uuid)
         super().post_live_migration_at_destination(
-            context, instance, *args, **kwargs)
+            context, instance, network_info, block_migration,
+            block_device_info)
 
     def init_host(self, host):
         super().init_host(host)

@@ -32,31 +32,28 @@ class Mailbox:
     """Hands values to one waiting thread, from any thread.
 
     libvirt calls its callbacks in a native thread. Under eventlet that thread
-    may not touch green locks, so the waiting thread sleeps on a pipe, which
-    works the same with eventlet and without.
+    may not touch green locks, so the waiting thread sleeps on a descriptor,
+    which works the same with eventlet and without. An eventfd never makes the
+    writer wait, and eventlet leaves its calls alone.
 
-    The pipe lives as long as anyone can still put something in: closing it
-    earlier could let a late event write into a file that has got its number.
+    The descriptor lives as long as anyone can still put something in: closing
+    it earlier could let a late event write into a file that has got its
+    number.
     """
 
     def __init__(self):
         self._items: collections.deque = collections.deque()
-        self._reader, self._writer = os.pipe()
+        self._wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._wakeups)
         # eventlet replaces the default by one that it can wait with; without
         # eventlet it has no limit to the number of a descriptor.
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._reader, selectors.EVENT_READ)
-        for end in self._reader, self._writer:
-            os.set_blocking(end, False)
-            weakref.finalize(self, os.close, end)
+        self._selector.register(self._wakeups, selectors.EVENT_READ)
         weakref.finalize(self, self._selector.close)
 
     def put(self, item: ty.Any) -> None:
         self._items.append(item)
-        try:
-            os.write(self._writer, b'.')
-        except BlockingIOError:
-            pass  # the pipe is full of reasons to wake up
+        os.eventfd_write(self._wakeups, 1)
 
     def take(self, timeout_s: float) -> list:
         """Wait for values.
@@ -65,10 +62,8 @@ class Mailbox:
         """
         if self._items:
             timeout_s = 0.0
-        # Not without asking: eventlet's os.read() waits for data even on a
-        # descriptor that does not block.
         if self._selector.select(max(0.0, timeout_s)):
-            os.read(self._reader, 4096)
+            os.eventfd_read(self._wakeups)
         items = []
         while self._items:
             items.append(self._items.popleft())

@@ -10,7 +10,14 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import os
+
 import hypothesis
+from nova import monkey_patch
+
+# nova.tests, which some tests use, would choose eventlet for all of them.
+os.environ.setdefault('OS_NOVA_DISABLE_EVENTLET_PATCHING', 'true')
+monkey_patch.patch()
 
 # The same examples on every run, and no limit per example: machines that run
 # the tests are often busy.

@@ -1,0 +1,140 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import inspect
+from unittest import mock
+
+import ddt
+from nova.compute import manager
+from nova import conf as nova_conf  # noqa: F401  registers [libvirt]
+from nova.tests import fixtures as nova_fixtures
+from nova.virt import event
+from nova.virt import fake
+from nova.virt.libvirt import driver as nova_driver
+from nova.virt.libvirt import guest as nova_guest
+from nova.virt.libvirt import migration as nova_migration
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
+from oslotest import base
+
+from nova_fastmig import capabilities
+from nova_fastmig import conf
+from nova_fastmig import driver
+from nova_fastmig import exception
+
+OVERRIDDEN = sorted(
+    name for name, value in vars(driver.FastMigDriver).items()
+    if inspect.isfunction(value))
+
+
+@ddt.ddt
+class TestContract(base.BaseTestCase):
+    """The seams of Nova that this package builds on."""
+
+    @ddt.data(*OVERRIDDEN)
+    def test_overridden_methods_are_called_the_same_way(self, name):
+        theirs = inspect.signature(getattr(nova_driver.LibvirtDriver, name))
+        ours = inspect.signature(getattr(driver.FastMigDriver, name))
+        parameters = [each for each in theirs.parameters.values()]
+        required = [each.name for each in parameters
+                    if each.default is each.empty]
+        # Positional, then by name: both are ways in which Nova calls.
+        ours.bind(*required)
+        ours.bind(required[0], **dict.fromkeys(
+            each.name for each in parameters[1:]))
+        named = [each.name for each in ours.parameters.values()
+                 if each.kind is each.POSITIONAL_OR_KEYWORD]
+        self.assertEqual(
+            named, [each.name for each in parameters][:len(named)])
+
+    @ddt.data(
+        (nova_migration.run_tasks,
+         ['guest', 'instance', 'active_migrations', 'on_migration_failure',
+          'migration', 'is_post_copy_enabled']),
+        (nova_migration.run_recover_tasks,
+         ['host', 'guest', 'instance', 'on_migration_failure']),
+        (nova_migration.find_job_type, ['guest', 'instance']),
+        (nova_migration.trigger_postcopy_switch,
+         ['guest', 'instance', 'migration']),
+        (nova_migration.save_stats,
+         ['instance', 'migration', 'info', 'remaining']),
+        (nova_guest.Guest.migrate,
+         ['self', 'destination', 'migrate_uri', 'migrate_disks',
+          'destination_xml', 'flags', 'bandwidth', 'parallel']),
+        (nova_guest.Guest.migrate_configure_max_downtime,
+         ['self', 'mstime']),
+        (manager.ComputeManager._rollback_live_migration,
+         ['self', 'context', 'instance', 'dest', 'migrate_data',
+          'migration_status']),
+    )
+    @ddt.unpack
+    def test_helpers(self, function, parameters):
+        self.assertEqual(
+            parameters,
+            list(inspect.signature(function).parameters)[:len(parameters)])
+
+
+class TestFastMigDriver(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
+        conf.register_opts(cfg.CONF)
+        self.useFixture(nova_fixtures.LibvirtFixture())
+
+    def make(self) -> driver.FastMigDriver:
+        made = driver.FastMigDriver(fake.FakeVirtAPI(), read_only=True)
+        made._host = mock.Mock()
+        return made
+
+    def test_settings_that_contradict_each_other_stop_it(self):
+        self.conf.config(group='fastmig', default_max_downtime_ms=1001)
+        self.assertRaises(exception.InvalidSetting, self.make)
+
+    def test_untagged_guests_take_the_stock_path(self):
+        made = self.make()
+        instance = mock.Mock(uuid='an-uuid')
+        for name, arguments in (
+                ('_live_migration_operation', 7 * (None,)),
+                ('_live_migration_monitor', 10 * (None,)),
+                ('live_migration_abort', (instance,)),
+                ('live_migration_force_complete', (instance,))):
+            arguments = tuple(instance if position == 1 or
+                              each is instance else each
+                              for position, each in enumerate(arguments))
+            with mock.patch.object(
+                    nova_driver.LibvirtDriver, name) as stock:
+                getattr(made, name)(*arguments)
+            stock.assert_called_once()
+
+    def test_advertises_itself(self):
+        with (mock.patch.object(nova_driver.LibvirtDriver,
+                                'get_available_resource',
+                                return_value={'vcpus': 1, 'stats': {'a': 1}}),
+              mock.patch.object(driver.fast_guest, 'persist_all') as persist):
+            resources = self.make().get_available_resource('node')
+        self.assertEqual(
+            {'vcpus': 1, 'stats': {'a': 1, **capabilities.ADVERTISEMENT}},
+            resources)
+        persist.assert_called_once()
+
+    def test_a_resumed_guest_is_made_persistent(self):
+        made = self.make()
+        with (mock.patch.object(nova_driver.LibvirtDriver, 'emit_event'),
+              mock.patch.object(driver.fast_guest, 'persist_by_uuid')
+              as persist):
+            made.emit_event(event.LifecycleEvent(
+                'uuid', event.EVENT_LIFECYCLE_PAUSED))
+            persist.assert_not_called()
+            made.emit_event(event.LifecycleEvent(
+                'uuid', event.EVENT_LIFECYCLE_RESUMED))
+            persist.assert_called_once_with(made._host, 'uuid')

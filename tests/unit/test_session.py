@@ -1,0 +1,366 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import collections
+import contextlib
+import types
+from unittest import mock
+
+import ddt
+import libvirt
+from nova import exception as nova_exception
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
+from oslotest import base
+
+from nova_fastmig import conf
+from nova_fastmig import model
+from nova_fastmig import session
+from tests.unit import values
+
+UUID = '7d2a3f0e-1a2b-4c3d-8e9f-0a1b2c3d4e5f'
+CONTEXT = mock.sentinel.context
+
+
+def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
+    made = libvirt.libvirtError(message)
+    made.err = code, None, message
+    return made
+
+
+def instance(**extra_specs):
+    return types.SimpleNamespace(
+        uuid=UUID, name='instance-1',
+        flavor=types.SimpleNamespace(extra_specs={
+            f'fastmig:{key}': value for key, value in extra_specs.items()}))
+
+
+class SessionTestCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
+        conf.register_opts(cfg.CONF)
+        self.host = mock.Mock()
+        self.caps = values.host()
+        for name, value in (('read', lambda *args: self.caps),
+                            ('defines_arrivals', lambda *args: True)):
+            patch = mock.patch.object(session.capabilities, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+
+@ddt.ddt
+class TestCheckHost(SessionTestCase):
+
+    def refusal(self, **extra_specs) -> str:
+        return str(self.assertRaises(
+            nova_exception.MigrationPreCheckError, session.check_host,
+            self.host, instance(**extra_specs)))
+
+    @ddt.data({}, {'enabled': 'false'}, {'enabled': 'true'},
+              {'enabled': 'no', 'max_downtime_ms': 'soon'})
+    def test_good(self, extra_specs):
+        session.check_host(self.host, instance(**extra_specs))
+
+    def test_an_untagged_guest_costs_no_question(self):
+        self.caps = None
+        session.check_host(self.host, instance(), running_here=True)
+        self.host.get_guest.assert_not_called()
+
+    def test_no_extra_specs_at_all(self):
+        guest = instance()
+        guest.flavor.extra_specs = None
+        session.check_host(self.host, guest)
+
+    def test_an_invalid_value(self):
+        self.assertIn("'fastmig:max_downtime_ms' = 'soon' is not valid; "
+                      'allowed: a whole number from 1 to 1000',
+                      self.refusal(enabled='true', max_downtime_ms='soon'))
+
+    def test_what_the_host_lacks(self):
+        self.assertIn('of host compute1 is not patched',
+                      self.refusal(enabled='true', qemu='patched'))
+
+    def test_a_contradictory_configuration(self):
+        self.conf.config(group='fastmig', default_max_downtime_ms=2000)
+        self.assertIn('[fastmig] default_max_downtime_ms = 2000',
+                      self.refusal(enabled='true'))
+
+
+class TestSessionsRun(SessionTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.sessions = session.Sessions(self.host)
+        self.reports = []
+        self.sessions._sinks = types.SimpleNamespace(
+            emit=lambda context, report: self.reports.append(report))
+        self.migrate = mock.Mock()
+        self.recover = mock.Mock()
+
+    def run_one(self, the_instance) -> None:
+        self.sessions.run(CONTEXT, the_instance, 'compute2', self.migrate,
+                          self.recover)
+
+    def test_untagged(self):
+        guest = instance()
+        self.migrate.side_effect = lambda: self.assertIsNone(
+            self.sessions.get(guest))
+        self.run_one(guest)
+        self.migrate.assert_called_once_with()
+        self.assertEqual([], self.reports)
+
+    def test_tagged_has_a_session_while_it_lasts(self):
+        guest = instance(enabled='true')
+        self.migrate.side_effect = lambda: self.assertIsInstance(
+            self.sessions.get(guest), session.Session)
+        self.run_one(guest)
+        self.assertIsNone(self.sessions.get(guest))
+        report, = self.reports
+        self.assertEqual(('compute1', 'compute2', UUID),
+                         (report.source, report.destination,
+                          report.instance_uuid))
+
+    def test_a_migration_that_breaks_is_reported(self):
+        self.migrate.side_effect = ValueError
+        guest = instance(enabled='true')
+        self.assertRaises(ValueError, self.run_one, guest)
+        self.assertIsNone(self.sessions.get(guest))
+        self.assertEqual([model.Outcome.FAILED],
+                         [report.outcome for report in self.reports])
+
+    def test_refused(self):
+        """Nova's settings can change after the checks."""
+        self.conf.config(group='libvirt', live_migration_tunnelled=True)
+        self.run_one(instance(enabled='true'))
+        self.migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+        report, = self.reports
+        self.assertEqual(model.Outcome.REFUSED, report.outcome)
+        self.assertIn('live_migration_tunnelled is set', report.reason)
+
+    def test_no_longer_valid(self):
+        self.run_one(instance(enabled='true', on_miss='shrug'))
+        self.migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+
+
+@ddt.ddt
+class TestFollow(SessionTestCase):
+    """One migration, with libvirt and Nova's migration helpers replaced."""
+
+    def setUp(self):
+        super().setUp()
+        self.connection = self.host.get_connection.return_value
+        self.domain = mock.create_autospec(libvirt.virDomain, instance=True)
+        self.domain.state.return_value = [libvirt.VIR_DOMAIN_RUNNING, 0]
+        self.domain.jobStats.return_value = {}
+        self.migration = types.SimpleNamespace(status='running')
+        self.post = mock.Mock()
+        self.recover = mock.Mock()
+        for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
+                     'trigger_postcopy_switch', 'save_stats'):
+            patch = mock.patch.object(session.nova_migration, name)
+            setattr(self, name, patch.start())
+            self.addCleanup(patch.stop)
+        patch = mock.patch.object(session, '_COMPLETED_STATS_TIMEOUT_S', 0.05)
+        patch.start()
+        self.addCleanup(patch.stop)
+        # The guest is still here, unless a test says otherwise.
+        self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_FAILED
+
+    def make(self, **sla) -> session.Session:
+        the_sla = values.sla(**sla)
+        made = session.Session(
+            self.host, instance(), 'compute2', the_sla,
+            session.plan.make(
+                the_sla, values.host(),
+                values.transport(post_copy_permitted=True), True))
+        return made
+
+    def follow(self, made: session.Session, post_copy_possible=True,
+               give_up_s=0) -> model.SlaReport:
+        made.follow(self.domain, {}, self.migration, post_copy_possible,
+                    give_up_s, self.post, self.recover)
+        return made.report()
+
+    def end_with(self, made: session.Session, result=None) -> None:
+        """Let the migration call return, or raise, at once."""
+        made.operate(self.domain, mock.Mock(side_effect=result))
+
+    def complete(self, **stats) -> None:
+        """Let libvirt tell about the end as soon as someone listens."""
+        def register(domain, event_id, callback, opaque):
+            if event_id == libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED:
+                who = mock.Mock()
+                who.UUIDString.return_value = UUID
+                callback(self.connection, who, stats, None)
+            return event_id
+        self.connection.domainEventRegisterAny.side_effect = register
+
+    def test_met(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900)
+        self.end_with(made)
+        report = self.follow(made)
+        self.assertEqual(model.Verdict.MET, report.verdict)
+        self.assertEqual((6, 900), (report.downtime.measured_ms,
+                                    report.total.measured_ms))
+        self.post.assert_called_once_with()
+        self.recover.assert_not_called()
+
+    def test_libvirt_gives_no_figures(self):
+        made = self.make()
+        self.end_with(made)
+        report = self.follow(made)
+        self.assertEqual(
+            (model.Outcome.COMPLETED, model.Verdict.UNKNOWN),
+            (report.outcome, report.verdict))
+
+    def test_novas_post_step_fails(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900)
+        self.end_with(made)
+        self.post.side_effect = ValueError
+        self.assertRaises(ValueError, self.follow, made)
+        self.assertEqual(model.Verdict.MET, made.report().verdict)
+
+    def test_failed(self):
+        made = self.make()
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        report = self.follow(made)
+        self.assertEqual((model.Outcome.FAILED, 'boom'),
+                         (report.outcome, report.reason))
+        self.recover.assert_called_once_with('failed')
+        self.run_recover_tasks.assert_called_once()
+        self.post.assert_not_called()
+
+    def test_the_call_failed_but_the_guest_has_moved(self):
+        made = self.make()
+        self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_COMPLETED
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.post.assert_called_once_with()
+
+    def test_someone_else_aborted(self):
+        made = self.make()
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertEqual((model.Outcome.ABORTED, 'boom'),
+                         (self.follow(made).outcome, made.report().reason))
+        self.recover.assert_called_once_with('cancelled')
+
+    def test_aborted_on_request(self):
+        made = self.make()
+        with made.aborting('asked for'):
+            pass
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertEqual('asked for', self.follow(made).reason)
+
+    def test_an_abort_that_failed_is_none(self):
+        made = self.make()
+        with contextlib.suppress(libvirt.libvirtError):
+            with made.aborting('asked for'):
+                raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
+
+    def late(self, **sla) -> session.Session:
+        """A session that finds its time to be over at the first look."""
+        made = self.make(max_total_ms=100, **sla)
+        self.domain.jobStats.return_value = {'time_elapsed': 101,
+                                             'memory_total': 0}
+        made.wake()
+        return made
+
+    def test_too_late_is_aborted_once(self):
+        made = self.late()
+
+        def abort():
+            made.wake()  # one more look after the abort
+            self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+
+        self.domain.abortJob.side_effect = abort
+        report = self.follow(made)
+        self.domain.abortJob.assert_called_once_with()
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason, '^10. ms of 100 ms are over')
+        self.assertEqual([model.Action.ABORT],
+                         [each.action for each in report.decisions])
+
+    def test_an_abort_that_comes_too_late(self):
+        made = self.late()
+
+        def abort():
+            self.end_with(made)
+            raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+
+        self.domain.abortJob.side_effect = abort
+        report = self.follow(made)
+        self.assertEqual((model.Outcome.COMPLETED, ()),
+                         (report.outcome, report.decisions))
+
+    def test_post_copy(self):
+        made = self.late(on_miss=model.OnMiss.POST_COPY)
+
+        def switch(guest, instance, migration):
+            migration.status = 'running (post-copy)'
+            self.end_with(made)
+
+        self.trigger_postcopy_switch.side_effect = switch
+        report = self.follow(made)
+        self.assertEqual([model.Action.POST_COPY],
+                         [each.action for each in report.decisions])
+        self.assertEqual(model.Outcome.COMPLETED, report.outcome)
+
+    def test_post_copy_that_cannot_be(self):
+        made = self.late(on_miss=model.OnMiss.POST_COPY)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made, post_copy_possible=False)
+        self.trigger_postcopy_switch.assert_not_called()
+        self.assertIn('post-copy is not possible', report.reason)
+
+    def test_a_switchover_is_not_interrupted(self):
+        made = self.late()
+        # Running before the migration, paused at the look.
+        self.domain.state.side_effect = [
+            [libvirt.VIR_DOMAIN_RUNNING, 0], [libvirt.VIR_DOMAIN_PAUSED, 2]]
+        self.run_tasks.side_effect = lambda *args: self.end_with(made)
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.domain.abortJob.assert_not_called()
+
+    def test_novas_tasks_are_run(self):
+        made = self.make()
+        made.wake()
+        self.run_tasks.side_effect = lambda *args: self.end_with(made)
+        self.follow(made)
+        guest, _, tasks, on_failure, migration, post_copy = (
+            self.run_tasks.call_args.args)
+        self.assertEqual(({}, collections.deque(), self.migration, False),
+                         (tasks, on_failure, migration, post_copy))
+
+    def test_progress_is_saved(self):
+        self.conf.config(group='libvirt', live_migration_monitor_interval=0)
+        made = self.make()
+        self.domain.jobStats.return_value = {
+            'memory_total': 1000, 'memory_remaining': 250}
+        made.wake()
+        self.run_tasks.side_effect = lambda *args: self.end_with(made)
+        self.follow(made)
+        self.assertEqual(25, self.save_stats.call_args.args[3])
+
+    def test_an_exit_of_the_operation_thread_is_not_swallowed(self):
+        made = self.make()
+        self.assertRaises(KeyboardInterrupt, self.end_with, made,
+                          KeyboardInterrupt)
+        self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
