@@ -5,6 +5,7 @@
 # on Debian), and a Python environment per Nova release under .venv/.
 
 set -euo pipefail
+shopt -s inherit_errexit
 
 usage() {
     cat <<'USAGE'
@@ -150,6 +151,13 @@ prepare_tools() {
             --constraint tests/constraints.txt uv || true
         touch "$tools/stamp"
     fi
+    # uv does not read pip's configuration.
+    if [[ -z ${UV_DEFAULT_INDEX-} ]]; then
+        UV_DEFAULT_INDEX=${PIP_INDEX_URL:-$(
+            "$tools/bin/pip" config get global.index-url 2> /dev/null || true
+        )}
+        [[ -z $UV_DEFAULT_INDEX ]] || export UV_DEFAULT_INDEX
+    fi
     # bindep ends with 1 if something is missing and prints its name.
     if ! missing=$("$tools/bin/bindep" --brief test 2>&1); then
         # shellcheck disable=SC2086  # one package per word
@@ -157,11 +165,25 @@ prepare_tools() {
     fi
 }
 
+# Makes a virtual environment, with uv or else with pip.
+make_environment() {
+    local place=$1 uv=$ENVIRONMENTS/tools/bin/uv
+    shift
+    if [[ -x $uv ]] &&
+        "$uv" venv --quiet --clear --python "$(command -v "$python")" \
+            "$place" &&
+        "$uv" pip install --quiet --python "$place/bin/python" "$@"; then
+        return
+    fi
+    "$python" -m venv --clear "$place"
+    "$place/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
+
 # Prints the bin directory of the environment for a Nova release; makes it
 # first if the files that decide about its contents have changed.
 environment() {
-    local release=$1 place key uv=$ENVIRONMENTS/tools/bin/uv
-    local -a wanted=(
+    local release=$1 place key
+    local -a packages=(
         --constraint tests/constraints.txt
         --requirement requirements.txt
         --requirement test-requirements.txt
@@ -172,29 +194,27 @@ environment() {
     key=$(
         {
             "$python" -VV
-            echo "$place ${wanted[*]}"
+            echo "$place ${packages[*]}"
             cat requirements.txt test-requirements.txt tests/constraints.txt \
                 setup.cfg pyproject.toml
         } | sha256sum
     )
     if [[ $(cat "$place/stamp" 2> /dev/null) != "$key" ]]; then
         echo "Setting up $place" >&2
-        if [[ -x $uv ]]; then
-            "$uv" venv --quiet --clear --python "$(command -v "$python")" \
-                "$place" >&2
-            "$uv" pip install --quiet --python "$place/bin/python" \
-                "${wanted[@]}" >&2
-        else
-            "$python" -m venv --clear "$place" >&2
-            "$place/bin/pip" install --quiet --disable-pip-version-check \
-                "${wanted[@]}" >&2
-        fi
+        make_environment "$place" "${packages[@]}" >&2
         echo "$key" > "$place/stamp"
     fi
     echo "$place/bin"
 }
 
 # ---------------------------------------------------------------- suites ----
+
+# Show a test's output only if it fails.
+export OS_LOG_CAPTURE=1 OS_STDOUT_CAPTURE=1 OS_STDERR_CAPTURE=1
+# Nova's and its libraries' own, by the hundred.
+export PYTHONWARNINGS=ignore::DeprecationWarning
+# Seconds; a test that hangs fails. The lab's tests have limits of their own.
+readonly TEST_TIMEOUT=300
 
 # Bash files, by name or by their first line.
 bash_files() {
@@ -223,7 +243,7 @@ run_style() {
 run_unit() {
     local bin
     bin=$(environment "$1")
-    step "unit (Nova $1)" env PYTHON="$bin/python" \
+    step "unit (Nova $1)" env OS_TEST_TIMEOUT=$TEST_TIMEOUT PYTHON="$bin/python" \
         "$bin/stestr" --test-path tests/unit run
 }
 
@@ -233,6 +253,7 @@ run_functional() {
     for backend in threading eventlet; do
         # Nova's own switch, read before anything is monkey-patched.
         step "functional (Nova $1, $backend)" env \
+            OS_TEST_TIMEOUT=$TEST_TIMEOUT \
             OS_NOVA_DISABLE_EVENTLET_PATCHING="$(
                 [[ $backend == threading ]] && echo true || echo false
             )" \
@@ -244,7 +265,9 @@ run_functional() {
 run_nova-driver() {
     local bin
     bin=$(environment "$1")
-    step "nova-driver (Nova $1)" "$bin/python" -m tests.nova_driver.compare
+    step "nova-driver (Nova $1)" env OS_TEST_TIMEOUT=$TEST_TIMEOUT \
+        OS_NOVA_DISABLE_EVENTLET_PATCHING=true \
+        "$bin/python" -m tests.nova_driver.compare
 }
 
 run_loading() {
