@@ -71,6 +71,23 @@ class TaggedGuestTest(base.LabTest):
             'met' if verdict['downtime_ms'] <= 10 and
             verdict['total_ms'] <= 2000 else 'missed', verdict['verdict'])
 
+    def test_parallel_connections(self):
+        self.boot(self.flavor(enabled='true', on_miss='proceed',
+                              parallel_connections='2'))
+        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
+        with self.probe() as probe:
+            self.migrate()
+            self.running_migration()
+            base.wait_until('QEMU has two channels', lambda:
+                            'multifd-channels: 2' in base.on_host(
+                                'compute1', 'virsh', 'qemu-monitor-command',
+                                '--hmp', self.domain_name,
+                                'info migrate_parameters'))
+            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
+            self.assertEqual('completed', self.finished_migration().status)
+        self.assert_on('compute2')
+        self.assert_unharmed(probe)
+
     def test_abort_at_the_deadline(self):
         """Out of time before the switchover: the guest never stood still."""
         self.boot(self.flavor(enabled='true', max_total_ms='1500'))
