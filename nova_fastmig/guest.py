@@ -32,6 +32,31 @@ def _bits(names: frozenset[str]) -> int:
     return bits
 
 
+class _PlannedDomain:
+    """A virDomain that migrates with more parameters than Nova gives it.
+
+    Nova's ``Guest.migrate`` builds a fixed set, which depends on the release.
+    """
+
+    def __init__(self, domain, params: dict):
+        self._domain = domain
+        self._params = params
+
+    def __getattr__(self, name):
+        return getattr(self._domain, name)
+
+    def migrateToURI3(self, dconnuri, params, flags):
+        return self._domain.migrateToURI3(
+            dconnuri, params={**params, **self._params}, flags=flags)
+
+
+def _params(plan: model.Plan) -> dict:
+    if plan.parallel_connections == 1:
+        return {}
+    return {libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS:
+            plan.parallel_connections}
+
+
 class FastGuest(nova_guest.Guest):
     """A Guest that migrates by its Plan.
 
@@ -40,7 +65,7 @@ class FastGuest(nova_guest.Guest):
     """
 
     def __init__(self, domain, plan: model.Plan):
-        super().__init__(domain)
+        super().__init__(_PlannedDomain(domain, _params(plan)))
         self._plan = plan
 
     def migrate(self, destination, *args, flags=0, **kwargs):
@@ -54,7 +79,8 @@ class FastGuest(nova_guest.Guest):
         """
         previous_ms = self._domain.migrateGetMaxDowntime()
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
-        kwargs['parallel'] = self._plan.parallel_connections
+        # Nova 33 and newer: from Nova's own option.
+        kwargs.pop('parallel', None)
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
         try:

@@ -199,7 +199,10 @@ class Session:
     def _save_stats(self, migration, stats: dict) -> None:
         """Let the API show the progress of a long migration."""
         now_s = time.monotonic()
-        interval_s = CONF.libvirt.live_migration_monitor_interval
+        # An option since Nova 34, with the interval of the older ones as its
+        # default.
+        interval_s = getattr(CONF.libvirt, 'live_migration_monitor_interval',
+                             5)
         if not stats or now_s - self._stats_saved_s < interval_s:
             return
         self._stats_saved_s = now_s

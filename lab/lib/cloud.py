@@ -67,7 +67,7 @@ def wait_for_apis(cloud, args):
                 break
             except requests.ConnectionError as error:
                 if time.monotonic() > deadline:
-                    raise SystemExit(f'{url}: {error}')
+                    raise SystemExit(f'{url}: {error}') from error
                 time.sleep(0.3)
 
 
@@ -98,10 +98,10 @@ def wait_for_computes(cloud, args):
             try:
                 client.call({}, 'oslo_rpc_server_ping')
                 break
-            except messaging.MessagingTimeout:
+            except messaging.MessagingTimeout as error:
                 if time.monotonic() > deadline:
                     raise SystemExit(f'nova-compute on {host} does not answer '
-                                     f'after {args.timeout_s:g} s')
+                                     f'after {args.timeout_s:g} s') from error
     while True:
         # a compute host is known once a cell maps it
         up = {hypervisor.name for hypervisor in cloud.compute.hypervisors()

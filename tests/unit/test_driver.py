@@ -69,7 +69,7 @@ class TestContract(base.BaseTestCase):
          ['instance', 'migration', 'info', 'remaining']),
         (nova_guest.Guest.migrate,
          ['self', 'destination', 'migrate_uri', 'migrate_disks',
-          'destination_xml', 'flags', 'bandwidth', 'parallel']),
+          'destination_xml', 'flags', 'bandwidth']),
         (nova_guest.Guest.migrate_configure_max_downtime,
          ['self', 'mstime']),
         (manager.ComputeManager._rollback_live_migration,

@@ -350,8 +350,8 @@ class TestFollow(SessionTestCase):
                          (tasks, on_failure, migration, post_copy))
 
     def test_progress_is_saved(self):
-        self.conf.config(group='libvirt', live_migration_monitor_interval=0)
         made = self.make()
+        made._stats_saved_s -= 60
         self.domain.jobStats.return_value = {
             'memory_total': 1000, 'memory_remaining': 250}
         made.wake()
