@@ -63,7 +63,7 @@ class TestMake(base.BaseTestCase):
         self.assertEqual(
             verdict, make(downtime_ms=downtime_ms, total_ms=total_ms).verdict)
 
-    @ddt.data(*(set(model.Outcome) - {model.Outcome.COMPLETED}))
+    @ddt.data(*sorted(set(model.Outcome) - {model.Outcome.COMPLETED}))
     def test_a_guest_that_did_not_move_is_not_judged(self, outcome):
         made = make(outcome=outcome, reason='because')
         self.assertIs(model.Verdict.UNKNOWN, made.verdict)
