@@ -23,6 +23,8 @@ CONSTANTS = {
     'VIR_DOMAIN_PAUSED_USER': 1,
     'VIR_ERR_OPERATION_ABORTED': 78,
     'VIR_MIGRATE_COMPRESSED': 2048,
+    'VIR_MIGRATE_PARALLEL': 131072,
+    'VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS': 'parallel.connections',
 }
 
 # Modules of nova_fastmig that import libvirt.

@@ -27,7 +27,10 @@ class TestRefused(base.TwoHosts):
 
     def refusal(self, server: dict, host: str | None = 'dest') -> str:
         """Ask for a live migration and read from the API why there is none."""
-        self._live_migrate(server, 'error', host=host)
+        self.api.post_server_action(server['id'], {
+            'os-migrateLive': {'host': host, 'block_migration': 'auto'}})
+        self._wait_for_migration_status(server, ['error'])
+        self._wait_for_state_change(server, 'ACTIVE')
         self.assertEqual([], self.fake.calls)
         self.assert_stayed(server)
         failed, = (
