@@ -206,12 +206,19 @@ class LabTest(base.BaseTestCase):
         found = list(self.compute.migrations(server_id=self.uuid))
         return max(found, key=lambda migration: migration.id, default=None)
 
-    def running_migration(self):
+    def running_migration(self, host: str = 'compute1'):
+        """The migration from this host, when libvirt has begun with it.
+
+        Nova calls it "running" a little earlier.
+        """
         def running():
             migration = self.migration()
-            if migration is not None and migration.status == 'running':
-                return migration
-            return None
+            if migration is None or migration.status != 'running':
+                return None
+            with self._domain(host) as domain:
+                job_type = domain.jobInfo()[0]
+            return migration if job_type != libvirt.VIR_DOMAIN_JOB_NONE \
+                else None
         return wait_until('the migration runs', running)
 
     def finished_migration(self):

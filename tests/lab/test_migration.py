@@ -204,7 +204,8 @@ class RecoveryTest(base.LabTest):
         with self.probe() as probe:
             self.migrate()
             self.running_migration()
-            self.addCleanup(self._unit, 'start', 'compute2')
+            # starts what is not running and waits for it
+            self.addCleanup(base.lab, 'up')
             base.on_host('compute2', 'systemctl', 'kill', '--signal=KILL',
                          'nova-compute')
             self._unit('stop', 'compute2')
@@ -226,7 +227,7 @@ class RecoveryTest(base.LabTest):
         with self.probe() as probe:
             self.migrate()
             self.running_migration()
-            self.addCleanup(self._unit, 'start', 'compute1')
+            self.addCleanup(base.lab, 'up')
             base.on_host('compute1', 'systemctl', 'kill', '--signal=KILL',
                          'nova-compute')
             self._unit('stop', 'compute1')
