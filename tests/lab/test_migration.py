@@ -198,18 +198,25 @@ class RecoveryTest(base.LabTest):
         state = self.domain_state(host)
         return state is not None and state[0]
 
-    def test_destination_dies(self):
+    def _boot(self) -> None:
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
+
+    def _migrate_and_kill(self, host: str) -> None:
+        """Let a migration from compute1 end without this nova-compute."""
+        self.migrate()
+        self.running_migration()
+        # starts what is not running and waits for it
+        self.addCleanup(base.lab, 'up')
+        base.on_host(host, 'systemctl', 'kill', '--signal=KILL',
+                     'nova-compute')
+        self._unit('stop', host)
+        self.limit_bandwidth('compute1', FAST_MIB_PER_S)
+
+    def test_destination_dies(self):
+        self._boot()
         with self.probe() as probe:
-            self.migrate()
-            self.running_migration()
-            # starts what is not running and waits for it
-            self.addCleanup(base.lab, 'up')
-            base.on_host('compute2', 'systemctl', 'kill', '--signal=KILL',
-                         'nova-compute')
-            self._unit('stop', 'compute2')
-            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
+            self._migrate_and_kill('compute2')
             base.wait_until('the guest runs on compute2',
                             lambda: self._arrived('compute2'))
             self.assertEqual((True, False), self.domain_state('compute2'))
@@ -222,16 +229,9 @@ class RecoveryTest(base.LabTest):
         self.assert_unharmed(probe)
 
     def test_source_dies(self):
-        self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS))
-        self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
+        self._boot()
         with self.probe() as probe:
-            self.migrate()
-            self.running_migration()
-            self.addCleanup(base.lab, 'up')
-            base.on_host('compute1', 'systemctl', 'kill', '--signal=KILL',
-                         'nova-compute')
-            self._unit('stop', 'compute1')
-            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
+            self._migrate_and_kill('compute1')
             base.wait_until('the guest is defined on compute2', lambda:
                             self.domain_state('compute2') == (True, True))
             base.wait_until('the guest is gone from compute1', lambda:
