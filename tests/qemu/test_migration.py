@@ -1,0 +1,303 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import asyncio
+import pathlib
+import tempfile
+import unittest
+
+from tests.qemu import gdbstub
+from tests.qemu import guest
+from tests.qemu import pair
+from tests.qemu import variants
+
+LIBVIRT = pair.Libvirt(cont_delay_ms=9)
+# A guest that rewrites memory on a slow machine must still converge.
+DOWNTIME_LIMIT_MS = 50
+IDLE = {'dirty_mib_per_s': 0}
+DIRTYING = {'dirty_mib_per_s': 32}
+
+
+def patched(capabilities=variants.ALL):
+    return variants.patched(capabilities,
+                            **{'downtime-limit': DOWNTIME_LIMIT_MS})
+
+
+class Base(unittest.IsolatedAsyncioTestCase):
+
+    async def guest(self, side, **machine):
+        guest_pair = pair.Pair(pair.Machine(**machine), side)
+        await self.enterAsyncContext(guest_pair)
+        await guest_pair.guest_ready()
+        return guest_pair
+
+    async def hop(self, guest_pair, destination, **options):
+        """Migrate the guest and check that it is whole and there once."""
+        options = {'libvirt': LIBVIRT, **options}
+        source = guest_pair.source_side
+        try:
+            return await self._hop(guest_pair, source, destination, options)
+        except Exception as e:
+            e.add_note(f'from {self.describe(source)} to '
+                       f'{self.describe(destination)}, {options}')
+            raise
+
+    async def _hop(self, guest_pair, source, destination, options):
+        await guest_pair.start_destination(destination,
+                                           paused=bool(options['libvirt']))
+        result = await guest_pair.migrate(**options)
+        # the STOP of the source comes before the destination's RESUME
+        self.assertGreater(result.blackout_ms, 0)
+        result.packets.check()
+        status = await guest_pair.source.command('query-status')
+        self.assertEqual((False, 'postmigrate'),
+                         (status['running'], status['status']))
+        agreed = set()
+        if options['libvirt']:  # needs a return path
+            agreed = (variants.TWO_SIDED & source.capabilities
+                      & destination.capabilities)
+        self.assertEqual(agreed, set(result.source.get('x-features', ())))
+        await guest_pair.end_source()
+        await guest_pair.guest_verified_all()
+        return result
+
+    @staticmethod
+    def describe(side):
+        capabilities = '+'.join(sorted(side.capabilities)) or 'no features'
+        return f'{side.binary} with {capabilities}'
+
+
+class TestGuest(Base):
+    """The guest notices what these tests are there to notice."""
+
+    def corruptible(self):
+        return self.guest(variants.stock(), network=False, guest={
+            'memory_mib': 8, 'fill_percent': 50})
+
+    async def _flip(self, is_wanted):
+        """Flip a bit in the first page that is wanted; return the fault."""
+        guest_pair = await self.corruptible()
+        base = guest.WINDOW_BASE_MIB << 20
+        dump = guest_pair.directory / 'memory'
+        await guest_pair.source.command('pmemsave', val=base, size=8 << 20,
+                                        filename=str(dump))
+        memory = dump.read_bytes()
+        page = next(n for n in range(len(memory) // 4096)
+                    if is_wanted(memory[n * 4096:n * 4096 + 8]))
+        await gdbstub.flip_bit(guest_pair.source,
+                               guest_pair.directory / 'gdb',
+                               base + page * 4096 + 2048)
+        with self.assertRaises(guest.GuestFault) as caught:
+            await guest_pair.guest_verified_all(timeout_s=30)
+        self.assertIn(f'page {page} at', str(caught.exception))
+        # it stopped counting
+        before = len(guest_pair.serial())
+        with self.assertRaises(guest.GuestFault):
+            await guest_pair.wait_serial(guest.STATUS, before, 2)
+
+    async def test_written_page(self):
+        await self._flip(any)
+
+    async def test_untouched_page(self):
+        await self._flip(lambda start: not any(start))
+
+
+class TestAllFeatures(Base):
+    """Everything on, both sides patched, back and forth."""
+
+    async def _channels(self, **machine):
+        guest_pair = await self.guest(patched(), **machine)
+        for options in ({}, {'multifd_channels': 2}, {'transport': 'fd'},
+                        {'transport': 'unix'}):
+            await self.hop(guest_pair, patched(), **options)
+
+    async def test_kernel_idle(self):
+        await self._channels(boot='kernel', guest=IDLE)
+
+    async def test_kernel_dirtying(self):
+        await self._channels(boot='kernel', guest=DIRTYING)
+
+    async def test_firmware_idle(self):
+        await self._channels(boot='firmware', guest=IDLE)
+
+    async def test_firmware_dirtying(self):
+        await self._channels(boot='firmware', guest=DIRTYING)
+
+    async def test_two_cpus_q35(self):
+        await self._channels(machine='q35', cpus=2, guest=DIRTYING)
+
+    async def test_without_libvirt(self):
+        """No return path, no pause, and the destination starts by itself.
+
+        What needs a return path must stay off by itself, or be refused.
+        """
+        sides = variants.ALL - {'x-drained-switchover', 'x-early-resume',
+                                'x-report-blackout', 'x-skip-unpopulated'}
+        guest_pair = await self.guest(patched(sides), guest=IDLE)
+        for channels in (0, 2):
+            await self.hop(guest_pair, patched(sides), libvirt=None,
+                           multifd_channels=channels)
+
+    async def test_by_global(self):
+        """The capabilities set on the command line."""
+        side = pair.Side(variants.binary('QEMU_PATCHED'), migration_globals={
+            feature: 'on' for feature in variants.FEATURES})
+        guest_pair = await self.guest(side, guest=IDLE)
+        await guest_pair.start_destination(side)
+        result = await guest_pair.migrate(libvirt=LIBVIRT)
+        self.assertEqual(variants.TWO_SIDED,
+                         set(result.source['x-features']))
+        await guest_pair.guest_verified_all()
+
+
+class TestMemory(Base):
+    """Everything on, with memory of other kinds than anonymous pages."""
+
+    async def _there_and_back(self, memory_backend):
+        guest_pair = await self.guest(patched(), guest=DIRTYING,
+                                      memory_backend=memory_backend)
+        for channels in (0, 2):
+            await self.hop(guest_pair, patched(), multifd_channels=channels)
+
+    async def test_shared(self):
+        await self._there_and_back('memory-backend-memfd,share=on')
+
+    async def test_file(self):
+        # each QEMU makes a file of its own in the directory
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        for share in ('on', 'off'):
+            await self._there_and_back(
+                f'memory-backend-file,mem-path={directory},share={share}')
+
+    async def test_preallocated(self):
+        await self._there_and_back('memory-backend-ram,prealloc=on')
+
+    async def test_hugepages(self):
+        need = 2 * pair.Machine().memory_mib // 2  # two QEMUs, 2 MiB pages
+        directory = '/sys/kernel/mm/hugepages/hugepages-2048kB'
+        present = [int(pathlib.Path(directory, name).read_text())
+                   for name in ('free_hugepages', 'nr_overcommit_hugepages')]
+        if sum(present) < need:
+            self.skipTest(f'{sum(present)} free hugepages of 2 MiB, {need} '
+                          f'needed: write to {directory}/nr_hugepages')
+        await self._there_and_back(
+            'memory-backend-memfd,hugetlb=on,hugetlbsize=2M')
+
+    async def test_balloon(self):
+        """Memory that the guest gave back, and takes again."""
+        machine = pair.Machine(memory_mib=512)
+        guest_pair = await self.guest(patched(), guest=DIRTYING,
+                                      memory_mib=machine.memory_mib)
+        for size_mib in (384, machine.memory_mib, 320):
+            await self._set_balloon(guest_pair, size_mib << 20)
+            for channels in (0, 2):
+                await self.hop(guest_pair, patched(),
+                               multifd_channels=channels)
+
+    async def _set_balloon(self, guest_pair, size_bytes):
+        source = guest_pair.source
+        await source.command('balloon', value=size_bytes)
+        async with asyncio.timeout(60):
+            while ((await source.command('query-balloon'))['actual']
+                   != size_bytes):
+                await asyncio.sleep(0.1)
+
+
+class TestFeatures(Base):
+    """What a feature must show, and each by itself."""
+
+    async def test_each_alone(self):
+        guest_pair = await self.guest(patched({}), guest=DIRTYING)
+        for feature in variants.FEATURES:
+            guest_pair.source_side = patched({feature})
+            await self.hop(guest_pair, patched({feature}))
+
+    async def test_early_resume(self):
+        """The guest runs long before libvirt says so."""
+        delay_ms = 3000
+        guest_pair = await self.guest(patched({}), guest=IDLE)
+        for capabilities in ({}, {'x-early-resume'}):
+            guest_pair.source_side = patched(capabilities)
+            result = await self.hop(
+                guest_pair, patched(capabilities),
+                libvirt=pair.Libvirt(cont_delay_ms=delay_ms))
+            if capabilities:
+                self.assertLess(result.blackout_ms, delay_ms / 2)
+                self.assertLess(result.packets.blackout_ms, delay_ms / 2)
+            else:
+                self.assertGreater(result.blackout_ms, delay_ms)
+
+    async def test_direct_switchover(self):
+        """The source does not wait for migrate-continue."""
+        guest_pair = await self.guest(patched({}), guest=IDLE)
+        for capabilities in ({}, {'x-direct-switchover'}):
+            source = guest_pair.source
+            guest_pair.source_side = patched(capabilities)
+            await self.hop(guest_pair, patched({}))
+            self.assertEqual(not capabilities,
+                             'pre-switchover' in source.migration_statuses)
+
+    async def test_report_blackout(self):
+        """The source's report agrees with the events of both sides."""
+        guest_pair = await self.guest(patched({}), guest=IDLE)
+        for early_resume in (False, True):
+            side = patched({'x-report-blackout'}
+                           | ({'x-early-resume'} if early_resume else set()))
+            guest_pair.source_side = side
+            result = await self.hop(guest_pair, side)
+            report = dict(result.source['x-blackout'])
+            # both sides have the clock of this machine
+            error = report.pop('clock-error')
+            self.assertLessEqual(abs(report.pop('clock-offset')), error)
+            stop_event = result.stop_s * 1e9
+            resume_event = result.resume_s * 1e9
+            slack = error + 1000000  # events have microseconds only
+            self.assertLessEqual(report['stop'], stop_event + slack)
+            self.assertLessEqual(stop_event, report['pages-sent'] + slack)
+            self.assertLessEqual(report['devices-loaded'],
+                                 resume_event + slack)
+            # libvirt's 'cont' comes after the source's last word
+            self.assertEqual(early_resume, 'resume' in report)
+            steps = ['stop', 'stopped', 'pages-sent', 'devices-sent']
+            self.assertEqual(steps, sorted(steps, key=report.get))
+            steps = ['stop', 'pages-loaded', 'devices-loaded']
+            if early_resume:
+                steps.append('resume')
+                self.assertLessEqual(resume_event, report['resume'] + slack)
+            self.assertEqual(steps, sorted(steps, key=report.get))
+
+
+class TestMixed(Base):
+    """One side is stock, or has the features off."""
+
+    async def _tour(self, **options):
+        guest_pair = await self.guest(patched(), guest=DIRTYING)
+        stock = pair.Side(variants.binary('QEMU_STOCK'), parameters={
+            'downtime-limit': DOWNTIME_LIMIT_MS})
+        for destination in (stock, patched(), patched({}), patched(), stock,
+                            patched({}), stock):
+            await self.hop(guest_pair, destination, **options)
+
+    async def test_plain(self):
+        await self._tour()
+
+    async def test_multifd(self):
+        await self._tour(multifd_channels=2)
+
+    async def test_without_libvirt(self):
+        capabilities = variants.ALL - {
+            'x-drained-switchover', 'x-early-resume', 'x-report-blackout',
+            'x-skip-unpopulated'}
+        guest_pair = await self.guest(patched(capabilities), guest=IDLE)
+        for destination in (variants.stock(), patched(capabilities),
+                            patched({})):
+            await self.hop(guest_pair, destination, libvirt=None)
