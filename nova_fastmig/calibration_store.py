@@ -1,0 +1,109 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Keeps the calibration of this host in a file."""
+
+import json
+import pathlib
+import threading
+import time
+
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from nova_fastmig import calibration
+from nova_fastmig import durable
+
+LOG = logging.getLogger(__name__)
+
+OPTS = [
+    cfg.StrOpt(
+        'calibration_path', default='$state_path/fastmig/calibration.json',
+        help="""
+File in which nova-compute keeps what it has learned from finished migrations:
+for each destination, the part of the blackout that does not depend on memory,
+and the bandwidth. Delete it, with nova-compute stopped, to begin anew.
+"""),
+    cfg.IntOpt(
+        'calibration_max_age_s', default=86400, min=60,
+        help="""
+For how long, in seconds, a finished migration teaches something about the next
+ones. Where the SLA is shorter than what was learned, migrations are refused;
+after this time one is tried again.
+"""),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    conf.register_opts(OPTS, group='fastmig')
+
+
+class Store:
+    """The calibration of the migrations that leave this host.
+
+    :param path: of its file
+    :param max_age_s: see ``calibration.estimate``
+    """
+
+    def __init__(self, path: str, max_age_s: float):
+        self._path = pathlib.Path(path)
+        self._max_age_s = max_age_s
+        # Migrations run in threads of their own.
+        self._lock = threading.Lock()
+        self._table = self._read()
+
+    @classmethod
+    def configured(cls, conf: cfg.ConfigOpts) -> 'Store':
+        """The one that ``[fastmig]`` describes."""
+        register_opts(conf)
+        return cls(conf.fastmig.calibration_path,
+                   conf.fastmig.calibration_max_age_s)
+
+    def _read(self) -> calibration.Table:
+        try:
+            return calibration.from_json(json.loads(self._path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            LOG.warning('Cannot read %s, so nothing is known from earlier '
+                        'migrations: %s', self._path, error)
+            return {}
+
+    def add(self, pair: calibration.Pair, versions: calibration.Versions,
+            fixed_ms: float, bandwidth_bytes_per_s: float) -> None:
+        """Learn from a migration that is finished now.
+
+        It is known until nova-compute ends even if the file cannot be
+        written.
+        """
+        observation = calibration.Observation(
+            time.time(), fixed_ms, bandwidth_bytes_per_s)
+        with self._lock:
+            self._table = calibration.add(
+                self._table, pair, versions, observation)
+            content = json.dumps(calibration.to_json(self._table), indent=1)
+            try:
+                durable.replace(self._path, content.encode() + b'\n')
+            except OSError as error:
+                LOG.warning('Cannot write %s: %s', self._path, error)
+
+    def estimate(self, pair: calibration.Pair,
+                 versions: calibration.Versions
+                 ) -> calibration.Estimate | None:
+        """What to expect of the next migration."""
+        return calibration.estimate(self._table, pair, versions, time.time(),
+                                    self._max_age_s)
+
+    def pairs(self) -> dict[calibration.Pair, calibration.Versions]:
+        """Those that something is known about, for the operator."""
+        return {pair: record.versions
+                for pair, record in self._table.items()}
