@@ -14,9 +14,16 @@
 
 A sink is a class without constructor arguments under the entry point group
 ``nova_fastmig.sinks``; ``[fastmig]sinks`` names those in use.
+
+Each sink works in a thread of its own. Nova runs as many live migrations at a
+time as ``[DEFAULT]max_concurrent_live_migrations`` says, by default one: a
+sink that waits for a dead message bus in the migration's own thread would
+keep the host from migrating anything else.
 """
 
 import abc
+import queue
+import threading
 
 from oslo_log import log as logging
 from stevedore import named
@@ -27,11 +34,15 @@ LOG = logging.getLogger(__name__)
 
 NAMESPACE = 'nova_fastmig.sinks'
 
+# Reports that wait for one sink. More than that many migrations end on a host
+# only over hours, so a sink that is so far behind hangs.
+MAX_WAITING = 100
+
 
 class Sink(abc.ABC):
     @abc.abstractmethod
     def emit(self, context, report: model.SlaReport) -> None:
-        """Take one report.
+        """Take one report; may wait and may raise.
 
         :param context: nova.context.RequestContext of the migration
         """
@@ -47,6 +58,47 @@ def _on_missing(names):
               'reports do not go there', ', '.join(sorted(names)))
 
 
+class _Worker:
+    """Feeds one sink, so that it can be slow, hang or fail by itself."""
+
+    def __init__(self, name: str, sink: Sink):
+        self.name = name
+        self.sink = sink
+        self._waiting: queue.Queue = queue.Queue(MAX_WAITING)
+        self._lock = threading.Lock()
+        self._started = False
+
+    def put(self, context, report: model.SlaReport) -> None:
+        """Hand a report over, without waiting for anything."""
+        # Not in __init__: nova-compute makes its driver before it is ready
+        # to start threads.
+        with self._lock:
+            if not self._started:
+                threading.Thread(target=self._run, daemon=True,
+                                 name=f'fastmig-sink-{self.name}').start()
+                self._started = True
+        try:
+            self._waiting.put_nowait((context, report))
+        except queue.Full:
+            LOG.error('The sink %s is %d reports behind; it does not get the '
+                      'one of this migration', self.name, MAX_WAITING,
+                      instance_uuid=report.instance_uuid)
+
+    def _run(self) -> None:
+        while True:
+            context, report = self._waiting.get()
+            try:
+                self.sink.emit(context, report)
+            except Exception:
+                LOG.exception('The sink %s failed', self.name,
+                              instance_uuid=report.instance_uuid)
+            finally:
+                self._waiting.task_done()
+
+    def join(self) -> None:
+        self._waiting.join()
+
+
 class Sinks:
     """All sinks in use.
 
@@ -55,15 +107,22 @@ class Sinks:
     """
 
     def __init__(self, names: list[str]):
-        self._manager = named.NamedExtensionManager(
+        manager = named.NamedExtensionManager(
             NAMESPACE, names, invoke_on_load=True, name_order=True,
             on_load_failure_callback=_on_load_failure,
             on_missing_entrypoints_callback=_on_missing)
+        self._workers = [_Worker(extension.name, extension.obj)
+                         for extension in manager]
 
     def emit(self, context, report: model.SlaReport) -> None:
-        """Give a report to every sink; a sink's error is only logged."""
-        for extension in self._manager:
-            try:
-                extension.obj.emit(context, report)
-            except Exception:
-                LOG.exception('The sink %s failed', extension.name)
+        """Give a report to every sink.
+
+        Returns at once; what a sink makes of it is logged only.
+        """
+        for worker in self._workers:
+            worker.put(context, report)
+
+    def join(self) -> None:
+        """Wait until every sink has dealt with what it was given."""
+        for worker in self._workers:
+            worker.join()

@@ -17,14 +17,14 @@ is the name of the event: it is the only free text that Nova stores for an
 event that did not fail.
 """
 
+import nova.conf
 from nova import objects
-from oslo_config import cfg
 
 from nova_fastmig import model
 from nova_fastmig import report as fastmig_report
 from nova_fastmig import sinks
 
-CONF = cfg.CONF
+CONF = nova.conf.CONF
 
 
 class InstanceActionSink(sinks.Sink):

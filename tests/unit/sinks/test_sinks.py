@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import threading
 from unittest import mock
 
 import ddt
@@ -39,12 +40,12 @@ class TestSinks(base.BaseTestCase):
         made = sinks.Sinks(['instance_action', 'log'])
         self.assertEqual(
             [instance_action.InstanceActionSink, log.LogSink],
-            [type(each.obj) for each in made._manager])
+            [type(each.sink) for each in made._workers])
 
     def test_a_name_that_nobody_has(self):
         with mock.patch.object(sinks.LOG, 'error') as error:
             made = sinks.Sinks(['log', 'carrier_pigeon'])
-        self.assertEqual(['log'], [each.name for each in made._manager])
+        self.assertEqual(['log'], [each.name for each in made._workers])
         self.assertIn('carrier_pigeon', error.call_args.args)
 
     def test_a_sink_that_cannot_be_loaded(self):
@@ -52,17 +53,54 @@ class TestSinks(base.BaseTestCase):
                                side_effect=ValueError('no log')), \
                 mock.patch.object(sinks.LOG, 'error') as error:
             made = sinks.Sinks(['log'])
-        self.assertEqual([], list(made._manager))
+        self.assertEqual([], made._workers)
         self.assertIn('log', error.call_args.args)
 
-    def test_one_that_fails_does_not_stop_the_next(self):
+    def test_one_that_fails_does_not_stop_itself_or_others(self):
         made = sinks.Sinks(['log', 'instance_action'])
+        first, second = (each.sink for each in made._workers)
         the_report = report()
-        first, second = (each.obj for each in made._manager)
-        with mock.patch.object(first, 'emit', side_effect=OSError), \
-                mock.patch.object(second, 'emit') as emit:
-            made.emit(CONTEXT, the_report)
-        emit.assert_called_once_with(CONTEXT, the_report)
+        with mock.patch.object(first, 'emit', side_effect=OSError) as bad, \
+                mock.patch.object(second, 'emit') as good, \
+                mock.patch.object(sinks.LOG, 'exception') as logged:
+            for _ in range(2):
+                made.emit(CONTEXT, the_report)
+            made.join()
+        for emit in (bad, good):
+            self.assertEqual([mock.call(CONTEXT, the_report)] * 2,
+                             emit.mock_calls)
+        self.assertEqual(2, logged.call_count)
+        self.assertIn('log', logged.call_args.args)
+
+    def test_one_that_hangs_delays_nobody(self):
+        made = sinks.Sinks(['log', 'instance_action'])
+        first, second = (each.sink for each in made._workers)
+        answer, asked = threading.Event(), threading.Event()
+
+        def hang(context, report):
+            asked.set()
+            answer.wait()
+
+        with mock.patch.object(first, 'emit', side_effect=hang) as hanging, \
+                mock.patch.object(second, 'emit') as good, \
+                mock.patch.object(sinks.LOG, 'error') as logged:
+            made.emit(CONTEXT, report())
+            asked.wait()
+            for _ in range(sinks.MAX_WAITING + 1):
+                made.emit(CONTEXT, report())
+                made._workers[1].join()
+            self.assertEqual(sinks.MAX_WAITING + 2, good.call_count)
+            self.assertEqual(1, hanging.call_count)
+            self.assertEqual(1, logged.call_count)
+            self.assertIn('log', logged.call_args.args)
+            answer.set()
+            made.join()
+            self.assertEqual(sinks.MAX_WAITING + 1, hanging.call_count)
+
+    def test_no_thread_before_the_first_report(self):
+        before = threading.active_count()
+        sinks.Sinks(['log'])
+        self.assertEqual(before, threading.active_count())
 
 
 @ddt.ddt
