@@ -19,6 +19,7 @@ that the compute hosts run at that time, ``report`` prints the result and
 
 import argparse
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -34,15 +35,13 @@ import libvirt
 import openstack
 
 import demo_report
+import probe_client
+import variants_report
 
 COMPUTES = ('compute1', 'compute2')
 IMAGE = 'forwarder'
 NETWORK = 'nfv'
 PROBE = '/opt/lab/bin/probe'
-PROBE_INTERFACE = 'probe0'
-# on the guests' network, but no host's own: a host would answer the guest's
-# answers with ICMP errors
-PROBE_SOURCE = '10.88.0.253'
 
 # name of flavor and server -> extra specs
 # proceed: a limit that an emulated guest misses is to be reported, not to end
@@ -53,6 +52,9 @@ SERVERS = {
 }
 RAM_MIB = 256
 CLIS = ('nova live-migration', 'openstack server migrate')
+# asked directly where the time of a command would be in the way
+API = 'API'
+JOURNAL = '/var/lib/nova/fastmig/journal.jsonl'
 CLI_OPTIONS = {'openstack server migrate': ['--live-migration']}
 
 FINAL_STATUSES = ('completed', 'failed', 'error', 'cancelled')
@@ -78,6 +80,8 @@ def prepare(cloud, args):
     network = cloud.network.find_network(NETWORK, ignore_missing=False)
     servers = []
     for name, extra_specs in SERVERS.items():
+        if args.server and name not in args.server:
+            continue
         # disk 0: as large as the image
         flavor = cloud.compute.create_flavor(
             name=name, ram=RAM_MIB, vcpus=1, disk=0)
@@ -89,7 +93,7 @@ def prepare(cloud, args):
     for server in servers:
         _wait_until_active(cloud, server)
     for server in servers:
-        with Probe(cloud, server, GUEST_START_RATE, GUEST_START_TIMEOUT_S):
+        with _probe(cloud, server, GUEST_START_RATE, GUEST_START_TIMEOUT_S):
             print(f'{server.name}: forwards', flush=True)
 
 
@@ -122,38 +126,9 @@ def clean(cloud, args):
 
 # ---- the probe --------------------------------------------------------------
 
-class Probe:
-    """A running probe of one server; a context manager.
-
-    The block is entered when the guest answers. ``result`` is the probe's own
-    JSON and is there when the block is left.
-    """
-
-    def __init__(self, cloud, server, rate=1000, answer_within_s=10):
-        port = next(cloud.network.ports(device_id=server.id))
-        self._command = [
-            PROBE, '--interface', PROBE_INTERFACE, '--source', PROBE_SOURCE,
-            '--mac', port.mac_address,
-            '--destination', port.fixed_ips[0]['ip_address'],
-            '--rate', str(rate), '--answer-within', str(answer_within_s)]
-        self.result = None
-
-    def __enter__(self):
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True)
-        line = self._process.stderr.readline()
-        if line != 'ready\n':
-            self._process.kill()
-            raise SystemExit(f'{shlex.join(self._command)}: {line}')
-        return self
-
-    def __exit__(self, *exception):
-        self._process.terminate()
-        output, errors = self._process.communicate(timeout=10)
-        if self._process.returncode:
-            raise SystemExit(f'{shlex.join(self._command)}: {errors}')
-        self.result = json.loads(output)
+def _probe(cloud, server, *arguments):
+    port = next(cloud.network.ports(device_id=server.id))
+    return probe_client.Probe(PROBE, port, *arguments)
 
 
 # ---- what the hosts say -----------------------------------------------------
@@ -256,15 +231,45 @@ def _call(cli, server):
     return result.returncode, result.stdout.strip()
 
 
-def _run(cloud, driver, name, cli):
+def _request(server_id, cloud):
+    """Ask Nova's API itself: the commands take seconds to start."""
+    # the SDK's own call takes an old microversion, with which nova-api waits
+    # for the pre-checks
+    response = cloud.compute.post(
+        f'/servers/{server_id}/action', microversion='2.96',
+        json={'os-migrateLive': {'host': None, 'block_migration': 'auto'}})
+    return (0 if response.status_code == 202 else response.status_code,
+            response.text)
+
+
+def _report(host, server_id, started):
+    """The driver's own report of the migration, from its journal."""
+    deadline = time.monotonic() + VERDICT_TIMEOUT_S
+    while True:
+        result = subprocess.run(
+            ['ssh', host, f'tail -n 1 {JOURNAL}'], capture_output=True,
+            text=True)
+        if result.stdout:
+            record = json.loads(result.stdout)
+            if (record['time'] > started and
+                    record['report']['instance_uuid'] == server_id):
+                return record['report']
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _run(cloud, driver, name, cli, variant=None):
     """One live migration, from the command to everything known about it."""
     server = cloud.compute.find_server(name, ignore_missing=False)
     server = cloud.compute.get_server(server.id)
     source = server.compute_host
     known_ids = set(_migrations(cloud, server))
     known_requests = _live_migration_requests(cloud, server)
-    with Probe(cloud, server) as probe:
-        exit_code, output = _call(cli, server)
+    with _probe(cloud, server) as probe:
+        started = datetime.datetime.now(datetime.UTC).isoformat()
+        exit_code, output = (_call(cli, server) if cli != API else
+                             _request(server.id, cloud))
         status = None
         if exit_code == 0:
             status, server = _wait_for_end(cloud, server, known_ids)
@@ -279,6 +284,9 @@ def _run(cloud, driver, name, cli):
         controller_lines = _log_lines(['sh', '-c'], request_id)
         source_lines = _log_lines(['ssh', source], request_id)
         verdict = _verdict(cloud, server, request_id, expected)
+    reported = {}
+    if verdict and variant:
+        reported = _report(source, server.id, started) or {}
     moved = destination != source
     # a server that stayed has those of an earlier migration
     job = _completed_job(destination, server.id) if moved else {}
@@ -287,6 +295,7 @@ def _run(cloud, driver, name, cli):
     result = probe.result
     run = {
         'driver': driver,
+        'variant': variant,
         'server': 'tagged' if SERVERS[name] else 'untagged',
         'server_id': server.id,
         'qemu': qemu,
@@ -304,6 +313,8 @@ def _run(cloud, driver, name, cli):
         'gap_ms': result['gap_ms'],
         'downtime_libvirt_ms': job.get('downtime'),
         'total_libvirt_ms': job.get('time_elapsed'),
+        'blackout_qemu_ms': (reported.get('blackout') or {}).get('resumed_ms'),
+        'report': reported or None,
         **demo_report.nova_times(controller_lines, source_lines),
         'guest_continuous': result['counter_continuous'],
         'verdict': verdict,
@@ -320,7 +331,10 @@ def migrate(cloud, args):
     """Live-migrate; add each run to the result."""
     name = args.server
     for number in range(args.first, args.first + args.count):
-        run = _run(cloud, args.driver, name, CLIS[number % len(CLIS)])
+        cli = API if args.variant else CLIS[number % len(CLIS)]
+        run = _run(cloud, args.driver, name, cli, args.variant)
+        if args.variant:
+            run['failures'] += variants_report.failures(run, args.features)
         with open(args.directory / 'runs.jsonl', 'a') as file:
             file.write(json.dumps(run) + '\n')
         print(demo_report.line(run), flush=True)
@@ -375,12 +389,13 @@ def report(cloud, args):
         raise SystemExit('there was no migration to report on')
     runs = [json.loads(line) for line in file.read_text().splitlines()]
     document = {'machine': _machine(runs[0]['server_id']), 'runs': runs,
-                'summary': demo_report.summarize(runs)}
+                'summary': (variants_report if args.variants
+                            else demo_report).summarize(runs)}
     with open(args.directory / 'demo.json', 'w') as file:
         json.dump(document, file, indent=2)
         file.write('\n')
-    print(demo_report.text(document))
-    return 1 if document['summary']['failed_runs'] else 0
+    print((variants_report if args.variants else demo_report).text(document))
+    return 1 if any(run['failures'] for run in runs) else 0
 
 
 def main():
@@ -399,6 +414,18 @@ def main():
             sub.add_argument('--first', type=int, default=0,
                              help='number of the first one: the commands '
                                   'take turns')
+            sub.add_argument('--variant',
+                             help='what the compute hosts are set to; its '
+                                  'servers are migrated through the API')
+            sub.add_argument('--features', default='none',
+                             help='those that must be in force: all, none or '
+                                  'names with commas between them')
+        elif function is prepare:
+            sub.add_argument('--server', choices=SERVERS, action='append',
+                             help='only this one')
+        elif function is report:
+            sub.add_argument('--variants', action='store_true',
+                             help='compare variants')
     args = parser.parse_args()
     # what libvirt has to say is in its exceptions; "no such domain" is what
     # we want to hear

@@ -10,10 +10,16 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""libvirt and QEMU of this host -> HostCaps."""
+"""libvirt and QEMU of this host, and of the peer -> HostCaps."""
 
+import functools
+import json
+import os
 import re
+import typing as ty
 
+import libvirt
+import libvirt_qemu
 from lxml import etree
 from nova import objects
 from oslo_concurrency import processutils
@@ -26,15 +32,99 @@ CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 # What the build of the patched QEMU puts into its version string
-# (./configure --with-pkgversion).
-PATCHED_MARK = 'nova-fastmig'
+# (./configure --with-pkgversion), with the revision of the series.
+_SERIES = re.compile(r'nova-fastmig[ -][\w.+~-]+')
+
+_FEATURES = {str(feature): feature for feature in model.QemuFeature}
 
 # Added to the resources that nova-compute reports. Nova keeps it among the
 # compute node's stats for as long as this driver reports it, so a host that
 # goes back to Nova's own driver loses it.
-ADVERTISEMENT = {'fastmig_driver': '1'}
+_DRIVER = 'fastmig_driver'
+_EMULATOR = 'fastmig_emulator'
+_QEMU_VERSION = 'fastmig_qemu_version'
+_QEMU_SERIES = 'fastmig_qemu_series'
+_QEMU_FEATURES = 'fastmig_qemu_features'
+_LIBVIRT_VERSION = 'fastmig_libvirt_version'
 
-_PACKAGE = re.compile(r'QEMU emulator version \S+ \((?P<package>.*)\)')
+_ASK_TIMEOUT_S = 10
+_QUESTIONS = ('query-version', 'query-migrate-capabilities')
+
+
+class _Qemu(ty.NamedTuple):
+    """What a QEMU says about itself."""
+
+    version: tuple[int, int, int]
+    series: str
+    features: frozenset[model.QemuFeature]
+
+
+def _parse(version: dict, capabilities: list[dict]) -> _Qemu:
+    """Read QEMU's answers to _QUESTIONS."""
+    numbers = version['qemu']
+    series = _SERIES.search(version.get('package', ''))
+    return _Qemu(
+        (numbers['major'], numbers['minor'], numbers['micro']),
+        series[0] if series else '',
+        frozenset(_FEATURES[each['capability']] for each in capabilities
+                  if each['capability'] in _FEATURES))
+
+
+@functools.lru_cache(maxsize=8)
+def _ask_file(path: str, inode: int, changed_ns: int) -> _Qemu:
+    """Run a QEMU without a machine and ask it.
+
+    It runs as the user of nova-compute, opens no file or network and may not
+    start anything.
+
+    :param inode: with ``changed_ns`` only there to tell a QEMU from the one
+        that an update puts in its place
+    :raises: OSError, ProcessExecutionError, ValueError, KeyError
+    """
+    commands = ('qmp_capabilities', *_QUESTIONS, 'quit')
+    output, _ = processutils.execute(
+        'timeout', '--kill-after=1', str(_ASK_TIMEOUT_S), path,
+        '-machine', 'none', '-S', '-no-user-config', '-nodefaults',
+        '-display', 'none', '-qmp', 'stdio',
+        '-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,'
+                    'resourcecontrol=deny',
+        process_input=''.join(
+            json.dumps({'execute': command, 'id': command}) + '\n'
+            for command in commands))
+    answers = {message['id']: message['return']
+               for message in map(json.loads, output.splitlines())
+               if 'return' in message}
+    return _parse(*(answers[question] for question in _QUESTIONS))
+
+
+def _installed(path: str) -> _Qemu | None:
+    """The patched QEMU at a path; None if there is none or it is broken."""
+    try:
+        status = os.stat(path)
+        found = _ask_file(path, status.st_ino, status.st_mtime_ns)
+    except FileNotFoundError:
+        return None
+    except (OSError, processutils.ProcessExecutionError, ValueError,
+            KeyError) as error:
+        LOG.warning('Cannot ask the QEMU of [fastmig]emulator = %s what it '
+                    'has, so it is not used: %s', path, error)
+        return None
+    if not found.series:
+        LOG.warning('The QEMU of [fastmig]emulator = %s is not a patched one, '
+                    'so it is not used', path)
+        return None
+    return found
+
+
+def _running(guest) -> _Qemu:
+    """Ask the QEMU process of a guest, which may be older than its file.
+
+    :raises: libvirt.libvirtError
+    """
+    return _parse(*(
+        json.loads(libvirt_qemu.qemuMonitorCommand(
+            guest._domain, json.dumps({'execute': question}), 0))['return']
+        for question in _QUESTIONS))
 
 
 def _version(number: int) -> tuple[int, int, int]:
@@ -42,22 +132,17 @@ def _version(number: int) -> tuple[int, int, int]:
     return number // 1000000, number // 1000 % 1000, number % 1000
 
 
-def is_patched(version_text: str) -> bool:
-    """Whether ``qemu-system-x86_64 --version`` speaks of the patched QEMU."""
-    match = _PACKAGE.search(version_text)
-    return match is not None and PATCHED_MARK in match['package']
+def _default_emulator(host) -> str:
+    """What libvirt starts a guest on whose XML names no emulator."""
+    return etree.fromstring(host.get_connection().getDomainCapabilities(
+        None, host.get_capabilities().host.cpu.arch, None,
+        CONF.libvirt.virt_type, 0)).findtext('./path') or ''
 
 
-def _asked_patched(emulator: str | None) -> bool:
-    if not emulator:
-        return False
-    try:
-        version_text, _ = processutils.execute(emulator, '--version')
-    except (OSError, processutils.ProcessExecutionError) as error:
-        LOG.warning('Cannot ask the emulator %s for its version, so it counts '
-                    'as not patched: %s', emulator, error)
-        return False
-    return is_patched(version_text)
+def patched_emulator() -> str | None:
+    """Path of the patched QEMU for tagged guests that start on this host."""
+    path = CONF.fastmig.emulator
+    return path if path and _installed(path) else None
 
 
 def read(host, name: str, guest=None) -> model.HostCaps:
@@ -65,35 +150,89 @@ def read(host, name: str, guest=None) -> model.HostCaps:
 
     :param host: nova.virt.libvirt.host.Host
     :param name: the host's name in Nova
-    :param guest: nova.virt.libvirt.guest.Guest whose emulator counts; without
-        one it is the emulator that libvirt would start a new guest on
+    :param guest: nova.virt.libvirt.guest.Guest whose QEMU counts; without one
+        it is the QEMU that a tagged guest would run on here
     :raises: libvirt.libvirtError
     """
     connection = host.get_connection()
-    if guest is not None:
-        emulator = etree.fromstring(guest.get_xml_desc()).findtext(
-            './devices/emulator')
+    emulator = _default_emulator(host)
+    qemu = _Qemu(_version(connection.getVersion()), '', frozenset())
+    patched = CONF.fastmig.emulator
+    if guest is None:
+        found = _installed(patched) if patched else None
+        if found:
+            emulator, qemu = patched, found
     else:
-        emulator = etree.fromstring(connection.getDomainCapabilities(
-            None, host.get_capabilities().host.cpu.arch, None,
-            CONF.libvirt.virt_type, 0)).findtext('./path')
+        own = etree.fromstring(guest.get_xml_desc()).findtext(
+            './devices/emulator')
+        # libvirt notes on a guest that somebody used its monitor, so leave
+        # those alone that run on the distribution's QEMU.
+        if own and (own != emulator or own == patched):
+            emulator = own
+            try:
+                qemu = _running(guest)
+            except (libvirt.libvirtError, ValueError, KeyError) as error:
+                LOG.warning('Cannot ask the QEMU of %s what it has, so it '
+                            'counts as not patched: %s', guest.name, error)
     return model.HostCaps(
         host=name,
-        qemu_version=_version(connection.getVersion()),
-        libvirt_version=_version(connection.getLibVersion()),
-        patched_qemu=_asked_patched(emulator))
+        emulator=emulator,
+        qemu_version=qemu.version,
+        qemu_series=qemu.series,
+        qemu_features=qemu.features if qemu.series else frozenset(),
+        libvirt_version=_version(connection.getLibVersion()))
 
 
-def defines_arrivals(context, host_name: str) -> bool:
-    """Whether another host's driver makes arriving guests persistent.
+def to_stats(caps: model.HostCaps) -> dict[str, str]:
+    """What this host's nova-compute reports, for the peers to plan with."""
+    return {
+        _DRIVER: '1',
+        _EMULATOR: caps.emulator,
+        _QEMU_VERSION: '.'.join(map(str, caps.qemu_version)),
+        _QEMU_SERIES: caps.qemu_series,
+        _QEMU_FEATURES: ' '.join(sorted(caps.qemu_features)),
+        _LIBVIRT_VERSION: '.'.join(map(str, caps.libvirt_version)),
+    }
 
-    :returns: False also where it cannot be told
+
+def _numbers(text: str | None) -> tuple[int, int, int]:
+    major, minor, micro = map(int, (text or '0.0.0').split('.'))
+    return major, minor, micro
+
+
+def from_stats(name: str, stats: ty.Mapping[str, str]) -> \
+        model.HostCaps | None:
+    """Read what ``to_stats`` of another host wrote.
+
+    A newer driver may know features that this one does not.
+
+    :returns: None for a host with another driver
+    :raises: ValueError
+    """
+    if stats.get(_DRIVER) != '1':
+        return None
+    return model.HostCaps(
+        host=name,
+        emulator=stats.get(_EMULATOR) or '',
+        qemu_version=_numbers(stats.get(_QEMU_VERSION)),
+        qemu_series=stats.get(_QEMU_SERIES) or '',
+        qemu_features=frozenset(
+            _FEATURES[each]
+            for each in (stats.get(_QEMU_FEATURES) or '').split()
+            if each in _FEATURES),
+        libvirt_version=_numbers(stats.get(_LIBVIRT_VERSION)))
+
+
+def peer(context, name: str) -> model.HostCaps | None:
+    """What another host's driver has reported about a tagged guest there.
+
+    :returns: None if it runs another driver, also where it cannot be told
     """
     try:
         node = objects.ComputeNode.get_first_node_by_host_for_old_compat(
-            context, host_name)
+            context, name)
+        return from_stats(name, node.stats or {})
     except Exception as error:
         LOG.warning('Cannot tell whether host %s runs FastMigDriver: %s',
-                    host_name, error)
-        return False
-    return ADVERTISEMENT.items() <= (node.stats or {}).items()
+                    name, error)
+        return None

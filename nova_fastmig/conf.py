@@ -94,6 +94,25 @@ a thread on both hosts; with few free cores it makes the downtime worse.
 Highest ``fastmig:parallel_connections`` that a flavor may have. QEMU takes at
 most 255.
 """),
+    cfg.StrOpt(
+        'emulator',
+        default='/opt/nova-fastmig/qemu/bin/qemu-system-x86_64',
+        help="""
+Path of the patched QEMU on this host. Servers of tagged flavors start on it,
+and those that migrate to this host arrive on it. Where there is no file, or
+the option is empty, they use the QEMU that libvirt takes by itself.
+
+nova-compute must be allowed to run it, to ask what it has; libvirt's security
+driver must allow QEMU at this path.
+"""),
+    cfg.ListOpt(
+        'qemu_features', default=[str(each) for each in model.QemuFeature],
+        mutable=True,
+        help=f"""
+Features of the patched QEMU that migrations from this host may use; an empty
+list for none. A feature is used where the QEMU of the hosts that it concerns
+has it. All of them: {', '.join(model.QemuFeature)}.
+"""),
     cfg.IntOpt(
         'poll_interval_ms', default=500, min=50, max=10000,
         help="""
@@ -160,6 +179,22 @@ def sla_settings(conf: cfg.ConfigOpts) -> model.SlaSettings:
         parallel_connections=_bounds(
             group, 'parallel_connections', 1,
             group.highest_parallel_connections))
+
+
+def qemu_features(conf: cfg.ConfigOpts) -> frozenset[model.QemuFeature]:
+    """The features of the patched QEMU that the operator allows.
+
+    :raises: InvalidSetting
+    """
+    register_opts(conf)
+    names = conf.fastmig.qemu_features
+    allowed = tuple(model.QemuFeature)
+    for name in names:
+        if name not in allowed:
+            raise exception.InvalidSetting(
+                'qemu_features', ','.join(names),
+                f"no '{name}', any of " + ', '.join(allowed))
+    return frozenset(map(model.QemuFeature, names))
 
 
 def transport_settings(conf: cfg.ConfigOpts) -> model.TransportSettings:

@@ -39,7 +39,15 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         # Settings that contradict each other stop nova-compute here rather
         # than a migration later.
         conf.sla_settings(CONF)
+        conf.qemu_features(CONF)
         self._sessions = session.Sessions(self._host)
+
+    # When a guest is built or built again.
+
+    def _get_guest_xml(self, context, instance, *args, **kwargs):
+        return session.choose_emulator(
+            instance,
+            super()._get_guest_xml(context, instance, *args, **kwargs))
 
     # At both ends, before a migration.
 
@@ -142,6 +150,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def get_available_resource(self, nodename):
         fast_guest.persist_all(self._host)
         resources = super().get_available_resource(nodename)
-        resources['stats'] = {**resources.get('stats', {}),
-                              **capabilities.ADVERTISEMENT}
+        resources['stats'] = {
+            **resources.get('stats', {}),
+            **capabilities.to_stats(
+                capabilities.read(self._host, CONF.host))}
         return resources

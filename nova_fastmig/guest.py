@@ -12,7 +12,11 @@
 
 """The domain: apply the Plan to it, ask it, make it persistent."""
 
+from collections.abc import Collection
+import json
+
 import libvirt
+import libvirt_qemu
 from lxml import etree
 from nova.virt.libvirt import config as nova_config
 from nova.virt.libvirt import guest as nova_guest
@@ -23,6 +27,56 @@ from nova_fastmig import model
 from nova_fastmig import request
 
 LOG = logging.getLogger(__name__)
+
+_QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
+_COMMANDLINE = f'{{{_QEMU_NS}}}commandline'
+_ARGUMENT = f'{{{_QEMU_NS}}}arg'
+# A migration capability of QEMU's that is on from its start. Nothing but
+# this package writes such arguments into a domain of Nova's.
+_GLOBAL = 'migration.{feature}=on'
+_GLOBAL_PREFIX = 'migration.x-'
+
+
+def _without_features(domain) -> None:
+    commandline = domain.find(_COMMANDLINE)
+    if commandline is None:
+        return
+    arguments = commandline.findall(_ARGUMENT)
+    for option, argument in zip(arguments, arguments[1:], strict=False):
+        if (option.get('value') == '-global' and
+                argument.get('value', '').startswith(_GLOBAL_PREFIX)):
+            commandline.remove(option)
+            commandline.remove(argument)
+    if len(commandline) == 0:
+        domain.remove(commandline)
+
+
+def adapt_xml(domain_xml: str, emulator: str | None = None,
+              features: Collection[model.QemuFeature] = ()) -> str:
+    """Choose the QEMU of a domain and what it has switched on from its start.
+
+    :param emulator: path; '' for libvirt's choice, None to leave it as it is
+    :param features: take the place of those that are there
+    """
+    domain = etree.fromstring(domain_xml)
+    devices = domain.find('./devices')
+    if emulator is not None and devices is not None:
+        for element in devices.findall('./emulator'):
+            devices.remove(element)
+        if emulator:
+            element = etree.Element('emulator')
+            element.text = emulator
+            devices.insert(0, element)
+    _without_features(domain)
+    if features:
+        commandline = domain.find(_COMMANDLINE)
+        if commandline is None:
+            commandline = etree.SubElement(domain, _COMMANDLINE,
+                                           nsmap={'qemu': _QEMU_NS})
+        for feature in sorted(features):
+            for value in ('-global', _GLOBAL.format(feature=feature)):
+                etree.SubElement(commandline, _ARGUMENT, value=value)
+    return etree.tostring(domain, encoding='unicode')
 
 
 def _bits(names: frozenset[str]) -> int:
@@ -68,7 +122,8 @@ class FastGuest(nova_guest.Guest):
         super().__init__(_PlannedDomain(domain, _params(plan)))
         self._plan = plan
 
-    def migrate(self, destination, *args, flags=0, **kwargs):
+    def migrate(self, destination, *args, destination_xml=None, flags=0,
+                **kwargs):
         """Migrate with the plan's flags and limits; blocks until the end.
 
         The downtime limit is set before the start, so that QEMU never runs
@@ -77,6 +132,14 @@ class FastGuest(nova_guest.Guest):
 
         :raises: libvirt.libvirtError
         """
+        if destination_xml:
+            # The destination's QEMU cannot be reached before the migration
+            # has begun, so it gets its features on its command line.
+            destination_xml = adapt_xml(
+                destination_xml, self._plan.destination_emulator,
+                self._plan.qemu_features.destination)
+        if self._plan.source.patched_qemu:
+            self._set_features(self._plan.qemu_features.source)
         previous_ms = self._domain.migrateGetMaxDowntime()
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
         # Nova 33 and newer: from Nova's own option.
@@ -84,10 +147,27 @@ class FastGuest(nova_guest.Guest):
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
         try:
-            super().migrate(destination, *args, flags=flags, **kwargs)
+            super().migrate(destination, *args, flags=flags,
+                            destination_xml=destination_xml, **kwargs)
         except libvirt.libvirtError:
             self._restore_downtime(previous_ms)
             raise
+
+    def _qmp(self, command: str, **arguments):
+        """Ask the guest's QEMU itself what libvirt has no words for.
+
+        :raises: libvirt.libvirtError
+        """
+        return json.loads(libvirt_qemu.qemuMonitorCommand(
+            self._domain,
+            json.dumps({'execute': command, 'arguments': arguments}),
+            0))['return']
+
+    def _set_features(self, features: Collection[model.QemuFeature]) -> None:
+        """Switch on these and switch off the others that this QEMU has."""
+        self._qmp('migrate-set-capabilities', capabilities=[
+            {'capability': feature, 'state': feature in features}
+            for feature in sorted(self._plan.source.qemu_features)])
 
     def _restore_downtime(self, limit_ms: int) -> None:
         try:
@@ -102,6 +182,15 @@ class FastGuest(nova_guest.Guest):
             return self._domain.jobStats()
         except libvirt.libvirtError as error:
             LOG.debug('No job statistics: %s', error)
+            return {}
+
+    def query_migrate(self) -> dict:
+        """What QEMU says about its migration; empty if it is gone."""
+        try:
+            return self._qmp('query-migrate')
+        except (libvirt.libvirtError, ValueError, KeyError) as error:
+            LOG.warning('The QEMU of %s could not be asked about its '
+                        'migration: %s', self.name, error)
             return {}
 
     def is_paused(self) -> bool:
@@ -147,7 +236,8 @@ def persist_if_tagged(host, domain) -> bool:
     xml = guest.get_xml_desc(dump_inactive=True, dump_sensitive=True)
     if not _is_tagged(xml):
         return False
-    host.write_instance_config(xml)
+    # The features were for this migration, not for the guest's next start.
+    host.write_instance_config(adapt_xml(xml))
     LOG.info('Made the migrated domain %s persistent', guest.name)
     return True
 

@@ -35,6 +35,30 @@ class QemuChoice(enum.StrEnum):
     PATCHED = 'patched'
 
 
+class QemuFeature(enum.StrEnum):
+    """What the patched QEMU can do to make a blackout short.
+
+    The values are its migration capabilities; ``x-measure-*`` are for
+    measurements only and not here.
+    """
+
+    TCP_NODELAY = 'x-tcp-nodelay'
+    DRAINED_SWITCHOVER = 'x-drained-switchover'
+    DIRECT_SWITCHOVER = 'x-direct-switchover'
+    EARLY_RESUME = 'x-early-resume'
+    SKIP_UNPOPULATED = 'x-skip-unpopulated'
+    OVERLAP_DEVICE_STATE = 'x-overlap-device-state'
+    SINGLE_MEMORY_TRANSACTION = 'x-single-memory-transaction'
+    DEFER_SWITCHOVER_WORK = 'x-defer-switchover-work'
+    REPORT_BLACKOUT = 'x-report-blackout'
+
+
+# The two QEMUs agree on these, and go on without one that a side lacks.
+NEGOTIATED_FEATURES = frozenset({
+    QemuFeature.EARLY_RESUME, QemuFeature.SKIP_UNPOPULATED,
+    QemuFeature.REPORT_BLACKOUT})
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Inclusive bounds of an integer."""
@@ -94,24 +118,56 @@ class TransportSettings:
 
 @dataclasses.dataclass(frozen=True)
 class HostCaps:
-    """What a compute host can do.
+    """What a compute host can do for a tagged guest.
 
     :ivar host: its name, for messages
-    :ivar qemu_version: (major, minor, micro)
+    :ivar emulator: path of the QEMU that the guest runs on, or would run on
+        after its arrival
+    :ivar qemu_version: (major, minor, micro) of that QEMU
+    :ivar qemu_series: name and revision of the project's patches in it; empty
+        for a QEMU without them
+    :ivar qemu_features: those of the series that this QEMU has
     :ivar libvirt_version: (major, minor, micro)
-    :ivar patched_qemu: the emulator is the project's patched QEMU
     """
 
     host: str
+    emulator: str
     qemu_version: tuple[int, int, int]
+    qemu_series: str
+    qemu_features: frozenset[QemuFeature]
     libvirt_version: tuple[int, int, int]
-    patched_qemu: bool
+
+    @property
+    def patched_qemu(self) -> bool:
+        return bool(self.qemu_series)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturePlan:
+    """Which features of the patched QEMU a migration uses.
+
+    :ivar source: to be switched on at the source
+    :ivar destination: to be switched on at the destination
+    :ivar unused: the reason for each feature that is used on neither side
+    """
+
+    source: frozenset[QemuFeature] = frozenset()
+    destination: frozenset[QemuFeature] = frozenset()
+    unused: tuple[tuple[QemuFeature, str], ...] = ()
+
+    @property
+    def used(self) -> frozenset[QemuFeature]:
+        return self.source | self.destination
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How one migration will be done; everything is decided before it starts.
 
+    :ivar source: what the guest runs on
+    :ivar destination: None if that host's driver says nothing of itself
+    :ivar destination_emulator: path for the destination's XML; empty for
+        the one that libvirt takes by itself
     :ivar downtime_limit_ms: QEMU's ``downtime-limit``
     :ivar total_limit_ms: the deadline, from libvirt's start
     :ivar set_flags: names of ``VIR_MIGRATE_*`` flags to add to Nova's
@@ -120,6 +176,9 @@ class Plan:
 
     sla: Sla
     source: HostCaps
+    destination: HostCaps | None
+    destination_emulator: str
+    qemu_features: FeaturePlan
     downtime_limit_ms: int
     total_limit_ms: int
     parallel_connections: int
@@ -151,18 +210,48 @@ class Outcome(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Blackout:
+    """How long the guest stood still, as the two QEMUs measured it.
+
+    Milliseconds after the source was asked to stop the vCPUs, all on the
+    source's clock; None for what the destination did not tell.
+
+    :ivar stopped_ms: the vCPUs had stopped
+    :ivar pages_sent_ms: the last pages were on their way
+    :ivar devices_sent_ms: the device state was on its way
+    :ivar pages_loaded_ms: the destination had loaded the last pages
+    :ivar devices_loaded_ms: the destination had loaded the device state
+    :ivar resumed_ms: the destination had started the vCPUs
+    :ivar clock_error_ms: how wrong the destination's times may be, because
+        of the difference of the hosts' clocks
+    """
+
+    stopped_ms: float
+    pages_sent_ms: float
+    devices_sent_ms: float
+    pages_loaded_ms: float | None
+    devices_loaded_ms: float | None
+    resumed_ms: float
+    clock_error_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Completed:
-    """The end of a migration, as libvirt and the driver saw it.
+    """The end of a migration, as libvirt, QEMU and the driver saw it.
 
     :ivar reason: why it did not complete; empty when it did
     :ivar downtime_ms: libvirt's figure; None where it gave none
     :ivar total_ms: libvirt's figure; None where it gave none
+    :ivar blackout: QEMU's figures; None where it gave none
+    :ivar agreed_features: what the two QEMUs agreed on; None if not known
     """
 
     outcome: Outcome
     reason: str
     downtime_ms: int | None
     total_ms: int | None
+    blackout: Blackout | None = None
+    agreed_features: frozenset[QemuFeature] | None = None
 
 
 class Verdict(enum.StrEnum):
@@ -191,6 +280,10 @@ class SlaReport:
 
     :ivar verdict: UNKNOWN unless the migration completed
     :ivar decisions: every decision that was not simply to go on
+    :ivar downtime_libvirt_ms: libvirt's figure, whatever was judged
+    :ivar blackout: QEMU's figures, if there are any
+    :ivar qemu_features: those of the patched QEMU that were in force
+    :ivar unused_features: why the others were not
     """
 
     instance_uuid: str
@@ -202,3 +295,7 @@ class SlaReport:
     total: Judgement
     verdict: Verdict
     decisions: tuple[Decision, ...]
+    downtime_libvirt_ms: int | None = None
+    blackout: Blackout | None = None
+    qemu_features: tuple[QemuFeature, ...] = ()
+    unused_features: tuple[tuple[QemuFeature, str], ...] = ()

@@ -12,6 +12,9 @@
 
 """Sla and HostCaps -> Plan, or the reasons why there is none. Pure."""
 
+from collections.abc import Collection
+import enum
+
 from nova_fastmig import exception
 from nova_fastmig import model
 
@@ -25,8 +28,40 @@ MULTIFD_WITH_POST_COPY = (10, 1, 0)
 _ALWAYS_CLEAR = frozenset({'AUTO_CONVERGE', 'COMPRESSED'})
 
 
+class _Needs(enum.Enum):
+    """Where a feature must be for a migration to have its use."""
+
+    SOURCE = enum.auto()
+    DESTINATION = enum.auto()
+    # Each side changes its own behaviour only.
+    EITHER = enum.auto()
+    # The two QEMUs agree on it, and go on without it if one does not have it.
+    BOTH = enum.auto()
+
+
+_NEEDS = {
+    model.QemuFeature.TCP_NODELAY: _Needs.EITHER,
+    model.QemuFeature.DRAINED_SWITCHOVER: _Needs.SOURCE,
+    model.QemuFeature.DIRECT_SWITCHOVER: _Needs.SOURCE,
+    model.QemuFeature.EARLY_RESUME: _Needs.BOTH,
+    model.QemuFeature.SKIP_UNPOPULATED: _Needs.BOTH,
+    model.QemuFeature.OVERLAP_DEVICE_STATE: _Needs.SOURCE,
+    model.QemuFeature.SINGLE_MEMORY_TRANSACTION: _Needs.DESTINATION,
+    model.QemuFeature.DEFER_SWITCHOVER_WORK: _Needs.EITHER,
+    model.QemuFeature.REPORT_BLACKOUT: _Needs.BOTH,
+}
+
+
 def _version(version: tuple[int, int, int]) -> str:
     return '.'.join(map(str, version))
+
+
+def _not_patched(sla: model.Sla, host: model.HostCaps) -> list[str]:
+    if sla.qemu is not model.QemuChoice.PATCHED or host.patched_qemu:
+        return []
+    return [f'the flavor asks for fastmig:qemu = patched, but the QEMU '
+            f'{_version(host.qemu_version)} of host {host.host} '
+            f'({host.emulator}) is not patched']
 
 
 def refusals(sla: model.Sla, host: model.HostCaps,
@@ -38,12 +73,7 @@ def refusals(sla: model.Sla, host: model.HostCaps,
     :returns: one sentence each, naming what is missing and where; empty if
         nothing is in the way
     """
-    reasons = []
-    if sla.qemu is model.QemuChoice.PATCHED and not host.patched_qemu:
-        reasons.append(
-            f'the flavor asks for fastmig:qemu = patched, but the QEMU '
-            f'{_version(host.qemu_version)} of host {host.host} is not '
-            f'patched')
+    reasons = _not_patched(sla, host)
     if transport.tunnelled:
         reasons.append(
             f'[libvirt]live_migration_tunnelled is set on host {host.host}; '
@@ -64,24 +94,87 @@ def refusals(sla: model.Sla, host: model.HostCaps,
     return reasons
 
 
+def choose_features(
+        source: model.HostCaps, destination: model.HostCaps | None,
+        wanted: Collection[model.QemuFeature]) -> model.FeaturePlan:
+    """Decide which features of the patched QEMU a migration uses.
+
+    :param destination: None if it is not known what it has
+    :param wanted: those that the operator allows
+    """
+    at_source, at_destination, unused = set(), set(), []
+    there = destination.qemu_features if destination else frozenset()
+    for feature, needs in _NEEDS.items():
+        lacks_source = feature not in source.qemu_features
+        lacks_destination = feature not in there
+        match needs:
+            case _Needs.SOURCE:
+                possible = not lacks_source
+                lacks_destination = False
+            case _Needs.DESTINATION:
+                possible = not lacks_destination
+                lacks_source = False
+            case _Needs.BOTH:
+                possible = not (lacks_source or lacks_destination)
+            case _Needs.EITHER:
+                possible = not (lacks_source and lacks_destination)
+        if feature not in wanted:
+            unused.append((feature, 'not in [fastmig]qemu_features'))
+        elif not possible:
+            lacking = ' and '.join(
+                host.host if host else 'the destination, which runs another '
+                                       'driver,'
+                for host, lacks in ((source, lacks_source),
+                                    (destination, lacks_destination))
+                if lacks)
+            unused.append((feature, f'the QEMU of {lacking} does not have it'))
+        else:
+            if needs is not _Needs.DESTINATION and not lacks_source:
+                at_source.add(feature)
+            if needs is not _Needs.SOURCE and not lacks_destination:
+                at_destination.add(feature)
+    return model.FeaturePlan(frozenset(at_source), frozenset(at_destination),
+                             tuple(unused))
+
+
+def _destination_emulator(source: model.HostCaps,
+                          destination: model.HostCaps | None) -> str:
+    if destination is not None:
+        return destination.emulator
+    # What Nova's own driver there would have in the XML is what the source
+    # has, unless that is the patched QEMU.
+    return '' if source.patched_qemu else source.emulator
+
+
 def make(sla: model.Sla, source: model.HostCaps,
+         destination: model.HostCaps | None,
          transport: model.TransportSettings,
-         destination_defines_arrivals: bool) -> model.Plan:
+         wanted_features: Collection[model.QemuFeature]) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
-    :param destination_defines_arrivals: the destination's driver makes the
-        guest persistent, so libvirt need not
+    :param destination: what its driver says of itself; None if that is not
+        this driver
+    :param transport: the settings of the source
+    :param wanted_features: the features of the patched QEMU that the operator
+        allows
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
+    if destination is not None:
+        reasons += _not_patched(sla, destination)
+    elif sla.qemu is model.QemuChoice.PATCHED:
+        reasons.append(
+            'the flavor asks for fastmig:qemu = patched, but the destination '
+            'runs another driver, which does not start guests on it')
     if reasons:
         raise exception.PlanRefused(reasons)
 
     set_flags = set()
     clear_flags = set(_ALWAYS_CLEAR)
     # PERSIST_DEST makes libvirt write the domain's configuration to disk
-    # (with fsync) while the guest stands still.
-    if destination_defines_arrivals:
+    # (with fsync) while the guest stands still. This driver makes arriving
+    # guests persistent itself.
+    if destination is not None:
         clear_flags.add('PERSIST_DEST')
     (set_flags if sla.parallel_connections > 1 else clear_flags).add(
         'PARALLEL')
@@ -91,6 +184,9 @@ def make(sla: model.Sla, source: model.HostCaps,
     return model.Plan(
         sla=sla,
         source=source,
+        destination=destination,
+        destination_emulator=_destination_emulator(source, destination),
+        qemu_features=choose_features(source, destination, wanted_features),
         downtime_limit_ms=sla.max_downtime_ms,
         total_limit_ms=sla.max_total_ms,
         parallel_connections=sla.parallel_connections,

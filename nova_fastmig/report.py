@@ -12,12 +12,19 @@
 
 """Plan, Decisions and Completed -> SlaReport, and its one-line form. Pure."""
 
+import math
 import re
 
 from nova_fastmig import model
 
 LIBVIRT = 'libvirt job statistics'
+# libvirt counts until it has finished its work at the destination, also when
+# the guest has been running there for a while.
+LIBVIRT_AT_MOST = 'libvirt job statistics, at most'
+QEMU = 'QEMU'
 NOT_MEASURED = 'not measured'
+
+_NO_FEATURES = model.FeaturePlan()
 
 # Nova's instance_actions_events.event column.
 MAX_LINE_CHARS = 255
@@ -28,6 +35,7 @@ _LINE = re.compile(
     r'downtime (?P<downtime_ms>\d+|\?)/(?P<max_downtime_ms>\d+) ms, '
     r'total (?P<total_ms>\d+|\?)/(?P<max_total_ms>\d+) ms'
     r' \((?P<measured_by>[^)]*)\)'
+    r'(?:, (?P<features>\d+)/\d+ QEMU features)?'
     r'(?:: (?P<reason>.*))?', re.DOTALL)
 
 
@@ -37,8 +45,12 @@ def judge(limit_ms: int, measured_ms: int | None,
     if measured_ms is None:
         return model.Judgement(limit_ms, None, NOT_MEASURED,
                                model.Verdict.UNKNOWN)
-    verdict = (model.Verdict.MET if measured_ms <= limit_ms
-               else model.Verdict.MISSED)
+    if measured_ms <= limit_ms:
+        verdict = model.Verdict.MET
+    elif measured_by == LIBVIRT_AT_MOST:
+        verdict = model.Verdict.UNKNOWN
+    else:
+        verdict = model.Verdict.MISSED
     return model.Judgement(limit_ms, measured_ms, measured_by, verdict)
 
 
@@ -53,15 +65,33 @@ def _overall(outcome: model.Outcome,
     return model.Verdict.MET
 
 
+def _judge_downtime(sla: model.Sla, completed: model.Completed,
+                    features: frozenset[model.QemuFeature]) -> model.Judgement:
+    """QEMU knows when the guest stood still; libvirt's figure stands in."""
+    if completed.blackout is not None:
+        return judge(sla.max_downtime_ms,
+                     math.ceil(completed.blackout.resumed_ms), QEMU)
+    return judge(
+        sla.max_downtime_ms, completed.downtime_ms,
+        LIBVIRT_AT_MOST if model.QemuFeature.EARLY_RESUME in features
+        else LIBVIRT)
+
+
 def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
-         decisions: tuple[model.Decision, ...],
-         completed: model.Completed) -> model.SlaReport:
+         decisions: tuple[model.Decision, ...], completed: model.Completed,
+         features: model.FeaturePlan = _NO_FEATURES) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
     outcome and reason say what happened instead.
+
+    :param features: what was planned for the patched QEMU
     """
-    downtime = judge(sla.max_downtime_ms, completed.downtime_ms)
+    agreed = completed.agreed_features
+    refused = (frozenset() if agreed is None else
+               (features.used & model.NEGOTIATED_FEATURES) - agreed)
+    in_force = features.used - refused
+    downtime = _judge_downtime(sla, completed, in_force)
     total = judge(sla.max_total_ms, completed.total_ms)
     return model.SlaReport(
         instance_uuid=instance_uuid,
@@ -72,7 +102,13 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         downtime=downtime,
         total=total,
         verdict=_overall(completed.outcome, downtime, total),
-        decisions=decisions)
+        decisions=decisions,
+        downtime_libvirt_ms=completed.downtime_ms,
+        blackout=completed.blackout,
+        qemu_features=tuple(sorted(in_force)),
+        unused_features=features.unused + tuple(
+            (feature, 'the two QEMUs did not agree on it')
+            for feature in sorted(refused)))
 
 
 def _figure(judgement: model.Judgement) -> str:
@@ -92,6 +128,9 @@ def to_line(report: model.SlaReport) -> str:
     line = (f'fastmig SLA {report.verdict}: {report.outcome}, '
             f'downtime {_figure(report.downtime)}, '
             f'total {_figure(report.total)} ({measured_by})')
+    if report.qemu_features:
+        line += (f', {len(report.qemu_features)}/{len(model.QemuFeature)} '
+                 f'QEMU features')
     if report.reason:
         line += ': ' + ' '.join(report.reason.split())
     if len(line) > MAX_LINE_CHARS:
@@ -103,7 +142,8 @@ def parse_line(line: str) -> dict[str, str | int | None] | None:
     """Read back what ``to_line`` wrote.
 
     :returns: verdict, outcome, downtime_ms, max_downtime_ms, total_ms,
-        max_total_ms, measured_by, reason; None if this is not such a line
+        max_total_ms, measured_by, features, reason; None if this is not such
+        a line
     """
     match = _LINE.fullmatch(line)
     if match is None:
@@ -113,4 +153,5 @@ def parse_line(line: str) -> dict[str, str | int | None] | None:
                  'max_total_ms'):
         text = match[name]
         fields[name] = None if text == '?' else int(text)
+    fields['features'] = int(match['features'] or 0)
     return fields

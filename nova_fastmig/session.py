@@ -52,6 +52,30 @@ def _sla(instance) -> model.Sla | None:
                          conf.sla_settings(CONF))
 
 
+def choose_emulator(instance, domain_xml: str) -> str:
+    """Put a tagged guest on the patched QEMU, where this host has it.
+
+    :returns: the domain's XML
+    """
+    try:
+        sla = _sla(instance)
+    except exception.FastMigError as error:
+        # It is no reason to keep a server from starting; a migration is
+        # refused because of it.
+        LOG.warning('%s', error, instance=instance)
+        return domain_xml
+    if sla is None:
+        return domain_xml
+    emulator = capabilities.patched_emulator()
+    if emulator is None:
+        if sla.qemu is model.QemuChoice.PATCHED:
+            LOG.warning('The flavor asks for fastmig:qemu = patched, but this '
+                        'host does not have it; the server starts and cannot '
+                        'be live-migrated', instance=instance)
+        return domain_xml
+    return fast_guest.adapt_xml(domain_xml, emulator)
+
+
 def check_host(host, instance, running_here: bool = False) -> None:
     """Refuse a migration that this host cannot do, before it starts.
 
@@ -156,7 +180,8 @@ class Session:
                 give_up_ms=give_up_s * 1000 or None))
 
         with watch.Events(self._host.get_connection(),
-                          self._instance.uuid, self._mailbox):
+                          self._instance.uuid, self._mailbox,
+                          of_qemu=self._plan.source.patched_qemu):
             ended = watching.run(look)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
@@ -171,8 +196,8 @@ class Session:
             try:
                 post()
             finally:
-                stats = watching.completed_stats(_COMPLETED_STATS_TIMEOUT_S)
-                self._completed = watch.to_completed(stats or {})
+                self._completed = watching.completed(
+                    _COMPLETED_STATS_TIMEOUT_S)
 
     def _carry_out(self, guest, migration, decision: model.Decision) -> None:
         if decision.action is model.Action.CONTINUE or self._abort_reason:
@@ -256,7 +281,8 @@ class Session:
         """Judge what has come out; at the end."""
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
-            self._sla, tuple(self._decisions), self._completed)
+            self._sla, tuple(self._decisions), self._completed,
+            self._plan.qemu_features)
 
 
 class Sessions:
@@ -298,9 +324,10 @@ class Sessions:
                 sla,
                 capabilities.read(self._host, CONF.host,
                                   self._host.get_guest(instance)),
+                capabilities.peer(context, destination),
                 conf.transport_settings(CONF),
-                capabilities.defines_arrivals(context, destination))
-        except exception.PlanRefused as error:
+                conf.qemu_features(CONF))
+        except exception.FastMigError as error:
             LOG.error('Live migration refused: %s', error, instance=instance)
             recover('failed')
             self._sinks.emit(context, report.make(

@@ -14,6 +14,7 @@
 
 import collections
 import dataclasses
+import json
 import os
 import selectors
 import time
@@ -21,11 +22,16 @@ import typing as ty
 import weakref
 
 import libvirt
+import libvirt_qemu
 from oslo_log import log as logging
 
 from nova_fastmig import model
 
 LOG = logging.getLogger(__name__)
+
+# The thread that calls libvirt starts before the one that watches. A job that
+# is older than both by this much is not the one that is watched.
+_HEAD_START_S = 10
 
 
 class Mailbox:
@@ -95,6 +101,16 @@ class JobCompleted:
 
 
 @dataclasses.dataclass(frozen=True)
+class QemuCompleted:
+    """The source's QEMU has nothing left to do; libvirt will end it soon.
+
+    :ivar says: the data of its event
+    """
+
+    says: dict
+
+
+@dataclasses.dataclass(frozen=True)
 class Wake:
     """Nothing but a reason to look."""
 
@@ -106,13 +122,17 @@ class Events:
 
     :param connection: the virConnect that Nova's event loop serves
     :param uuid: of the domain
+    :param of_qemu: QEMU's own events too
     """
 
-    def __init__(self, connection, uuid: str, mailbox: Mailbox):
+    def __init__(self, connection, uuid: str, mailbox: Mailbox,
+                 of_qemu: bool = False):
         self._connection = connection
         self._uuid = uuid
         self._mailbox = mailbox
+        self._of_qemu = of_qemu
         self._callback_ids: list[int] = []
+        self._qemu_callback_id: int | None = None
 
     def __enter__(self):
         for event_id, callback in (
@@ -127,9 +147,22 @@ class Events:
             except libvirt.libvirtError as error:
                 LOG.warning('No libvirt event %d, polling instead: %s',
                             event_id, error)
+        if self._of_qemu:
+            try:
+                self._qemu_callback_id = libvirt_qemu.qemuMonitorEventRegister(
+                    self._connection, None, 'MIGRATION', self._on_qemu, None)
+            except libvirt.libvirtError as error:
+                LOG.warning("No events of QEMU, so the blackout is libvirt's "
+                            'figure: %s', error)
         return self
 
     def __exit__(self, *exc_info):
+        if self._qemu_callback_id is not None:
+            try:
+                libvirt_qemu.qemuMonitorEventDeregister(
+                    self._connection, self._qemu_callback_id)
+            except libvirt.libvirtError as error:
+                LOG.debug("QEMU's events not deregistered: %s", error)
         for callback_id in self._callback_ids:
             try:
                 self._connection.domainEventDeregisterAny(callback_id)
@@ -137,7 +170,7 @@ class Events:
                 # The connection broke; its callbacks are gone with it.
                 LOG.debug('Event %d not deregistered: %s', callback_id, error)
 
-    # These two run in libvirt's event thread: no logging, no locks.
+    # These run in libvirt's event thread: no logging, no locks.
 
     def _on_iteration(self, connection, domain, number, opaque):
         if domain.UUIDString() == self._uuid:
@@ -146,6 +179,13 @@ class Events:
     def _on_job_completed(self, connection, domain, stats, opaque):
         if domain.UUIDString() == self._uuid:
             self._mailbox.put(JobCompleted(stats))
+
+    def _on_qemu(self, connection, domain, event, seconds, microseconds,
+                 details, opaque):
+        if domain.UUIDString() == self._uuid:
+            says = json.loads(details or '{}')
+            if says.get('status') == 'completed':
+                self._mailbox.put(QemuCompleted(says))
 
 
 def _count(stats: ty.Mapping[str, ty.Any], name: str) -> int | None:
@@ -156,17 +196,73 @@ def _count(stats: ty.Mapping[str, ty.Any], name: str) -> int | None:
     return None
 
 
-def to_completed(stats: ty.Mapping[str, ty.Any]) -> model.Completed:
-    """Read libvirt's statistics of a migration that moved the guest.
+def _milliseconds(times: ty.Mapping[str, ty.Any], name: str) -> float | None:
+    """One of QEMU's times, after the stop of the guest."""
+    start, end = _count(times, 'stop'), _count(times, name)
+    if start is None or end is None or end < start:
+        return None
+    return (end - start) / 1e6
 
-    ``downtime`` runs from the source's stop to the end of libvirt's Finish at
-    the destination, which starts the vCPUs there; ``time_elapsed`` from the
-    start of the job to its end.
+
+def to_blackout(times: ty.Mapping[str, ty.Any]) -> model.Blackout | None:
+    """Read ``x-blackout`` of QEMU's query-migrate.
+
+    :param times: nanoseconds, all of the source's clock
+    :returns: None unless everything that cannot be missing is there
     """
+    needed = [_milliseconds(times, name) for name in (
+        'stopped', 'pages-sent', 'devices-sent', 'resume')]
+    error_ns = _count(times, 'clock-error')
+    if None in needed or error_ns is None:
+        return None
+    stopped, pages_sent, devices_sent, resumed = needed
+    return model.Blackout(
+        stopped_ms=stopped,
+        pages_sent_ms=pages_sent,
+        devices_sent_ms=devices_sent,
+        pages_loaded_ms=_milliseconds(times, 'pages-loaded'),
+        devices_loaded_ms=_milliseconds(times, 'devices-loaded'),
+        resumed_ms=resumed,
+        clock_error_ms=error_ns / 1e6)
+
+
+# Of query-migrate, and of the event MIGRATION at the end.
+_QEMU_FIGURES = {'x-blackout', 'x-features'}
+
+
+def _agreed(qemu: ty.Mapping[str, ty.Any]) -> \
+        frozenset[model.QemuFeature] | None:
+    """Read ``x-features`` of QEMU's query-migrate; it is absent for none."""
+    if not qemu:
+        return None
+    return frozenset(feature for feature in model.QemuFeature
+                     if feature in qemu.get('x-features', ()))
+
+
+def to_completed(stats: ty.Mapping[str, ty.Any],
+                 qemu: ty.Mapping[str, ty.Any]) -> model.Completed:
+    """Read the statistics of a migration that moved the guest.
+
+    libvirt's ``downtime`` runs from the source's stop to the end of libvirt's
+    Finish at the destination, which starts the vCPUs there unless QEMU has
+    done that before; ``time_elapsed`` from the start of the job to its end.
+
+    :param stats: libvirt's
+    :param qemu: what the source's QEMU said at its end; empty if nothing is
+        known of it
+    """
+    downtime_ms = _count(stats, 'downtime')
+    total_ms = _count(stats, 'time_elapsed')
+    if None not in (downtime_ms, total_ms) and downtime_ms > total_ms:
+        LOG.warning('A downtime of %d ms in a migration of %d ms cannot be, '
+                    'so neither is known', downtime_ms, total_ms)
+        downtime_ms = total_ms = None
     return model.Completed(
         model.Outcome.COMPLETED, reason='',
-        downtime_ms=_count(stats, 'downtime'),
-        total_ms=_count(stats, 'time_elapsed'))
+        downtime_ms=downtime_ms,
+        total_ms=total_ms,
+        blackout=to_blackout(qemu.get('x-blackout', {})),
+        agreed_features=_agreed(qemu))
 
 
 class Watch:
@@ -183,11 +279,30 @@ class Watch:
         self._mailbox = mailbox
         self._total_limit_s = total_limit_ms / 1000
         self._poll_interval_s = poll_interval_s
-        self._started_s = time.monotonic()
+        self._made_s = self._started_s = time.monotonic()
+        self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
+        self._qemu: dict = {}
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
+
+    def _set_clock(self, job_elapsed_ms: int | None) -> None:
+        """Count from libvirt's start, which is later than ours.
+
+        A job has one start: a figure that says it was later than an earlier
+        figure said is wrong, and so is one from long before us.
+        """
+        if job_elapsed_ms is None:
+            return
+        now_s = time.monotonic()
+        started_s = now_s - job_elapsed_ms / 1000
+        if started_s < self._made_s - _HEAD_START_S:
+            LOG.warning("libvirt's job cannot run for %d ms, counting without "
+                        'it', job_elapsed_ms)
+        elif not self._has_jobs_clock or started_s < self._started_s:
+            self._started_s = started_s
+            self._has_jobs_clock = True
 
     def _timeout_s(self) -> float:
         until_deadline_s = self._total_limit_s - self._elapsed_s()
@@ -211,27 +326,34 @@ class Watch:
                     ended = item
                 elif isinstance(item, JobCompleted):
                     self._completed = item
+                elif isinstance(item, QemuCompleted):
+                    # A QEMU whose event says nothing has to be asked, and it
+                    # lives for as long as libvirt's last step at the
+                    # destination takes: it is often gone.
+                    self._qemu = (item.says
+                                  if item.says.keys() & _QEMU_FIGURES
+                                  else self._guest.query_migrate())
+                    LOG.debug('QEMU says at its end: %s', self._qemu)
             if ended is not None:
                 return ended
             stats = self._guest.job_stats()
-            job_elapsed_ms = _count(stats, 'time_elapsed')
-            if job_elapsed_ms is not None:
-                # libvirt's start is later than ours, and the one that counts.
-                self._started_s = time.monotonic() - job_elapsed_ms / 1000
+            self._set_clock(_count(stats, 'time_elapsed'))
             look(self._elapsed_s() * 1000, stats)
 
-    def completed_stats(self, timeout_s: float) -> dict | None:
-        """Statistics of the finished job, or None if they do not come.
+    def completed(self, timeout_s: float) -> model.Completed:
+        """The statistics of a migration that has moved the guest.
 
-        libvirt sends them when it has torn the source down, which can be
+        libvirt sends its own when it has torn the source down, which can be
         after the migration call has returned.
+
+        :param timeout_s: how long to wait for them
         """
         deadline_s = time.monotonic() + timeout_s
         while self._completed is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                return None
+                return to_completed({}, self._qemu)
             for item in self._mailbox.take(left_s):
                 if isinstance(item, JobCompleted):
                     self._completed = item
-        return self._completed.stats
+        return to_completed(self._completed.stats, self._qemu)

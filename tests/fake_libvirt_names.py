@@ -28,7 +28,7 @@ CONSTANTS = {
 }
 
 # Modules of nova_fastmig that import libvirt.
-MODULES = ('guest', 'session', 'watch')
+MODULES = ('capabilities', 'guest', 'session', 'watch')
 
 
 def add_to(fakelibvirt) -> None:

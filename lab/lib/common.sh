@@ -20,7 +20,7 @@ declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
 PROBE_IP=$DATA_NET.254         # the controller's own leg on the guests' network
 
 export VENV=/opt/stack/venv    # inside the hosts
-GUEST_SRC=/opt/nova-fastmig    # the checkout inside the hosts
+GUEST_SRC=/usr/src/nova-fastmig    # the checkout inside the hosts
 
 say() { printf '%s\n' "$*"; }
 warn() { printf 'lab: warning: %s\n' "$*" >&2; }
@@ -101,12 +101,13 @@ host_dir() { echo "$STATE/hosts/$1"; }
 host_root() { echo "$STATE/hosts/$1/root"; }
 is_host() { [ -n "${ADDRESS[$1]:-}" ]; }
 
-# sha256 of files' names and contents, and of the words given with -w.
+# sha256 of the names and contents of the checkout's files, wherever the checkout
+# is, and of the words given with -w.
 hash_of() {
     local words=()
     while [ "${1:-}" = -w ]; do words+=("$2"); shift 2; done
     {
         printf '%s\n' "${words[@]}"
-        [ $# -eq 0 ] || find "$@" -type f ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 -r sha256sum
+        [ $# -eq 0 ] || (cd "$CHECKOUT" && find "${@#"$CHECKOUT"/}" -type f ! -path '*/__pycache__/*' -print0 | sort -z | xargs -0 -r sha256sum)
     } | sha256sum | cut -c1-16
 }

@@ -1,13 +1,27 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Which compute driver the hosts run: Nova's own or the project's.
+# Which compute driver the hosts run, Nova's own or the project's, and on which
+# QEMU tagged servers run under it.
 
 declare -A DRIVERS=([stock]=libvirt.LibvirtDriver [fastmig]=fastmig.FastMigDriver)
+# shellcheck disable=SC2034  # lab/use-driver checks against it
+QEMUS=(patched distribution)
 
+# driver_config DRIVER QEMU FEATURES
 driver_config() {
     printf '# written by lab/use-driver\n[DEFAULT]\ncompute_driver = %s\n' "${DRIVERS[$1]}"
+    [ "$1" = fastmig ] || return 0
+    printf '[fastmig]\nsinks = log,instance_action,journal\n'
+    [ "$2" = patched ] || printf 'emulator =\n'
+    case $3 in
+    all) ;;
+    none) printf 'qemu_features =\n' ;;
+    *) printf 'qemu_features = %s\n' "$3" ;;
+    esac
 }
+
+driver_file() { echo "$(host_root "$1")/etc/nova/nova.conf.d/driver.conf"; }
 
 # Is the project's driver installed and complete enough to be loaded?
 driver_exists() { in_host "$1" python -c 'import nova_fastmig.driver' 2>/dev/null; }
@@ -23,25 +37,27 @@ driver_default() {
         name=stock
     fi
     for host in "${COMPUTES[@]}"; do
-        file=$(host_root "$host")/etc/nova/nova.conf.d/driver.conf
-        [ "$(cat "$file" 2>/dev/null)" != "$(driver_config "$name")" ] || continue
-        driver_config "$name" >"$file"
+        file=$(driver_file "$host")
+        [ "$(cat "$file" 2>/dev/null)" != "$(driver_config "$name" patched all)" ] || continue
+        driver_config "$name" patched all >"$file"
         in_host "$host" systemctl try-restart nova-compute.service
     done
     say "    $name (${DRIVERS[$name]})"
 }
 
-driver_set_on() {
+driver_restart_on() {
     in_host "$1" systemctl stop nova-compute.service
-    driver_config "$driver" >"$(host_root "$1")/etc/nova/nova.conf.d/driver.conf"
+    driver_config "$driver" "$qemu" "$features" >"$(driver_file "$1")"
     in_host "$1" systemctl start nova-compute.service
 }
 
+# driver_set DRIVER QEMU FEATURES
 driver_set() {
-    local driver=$1
+    local driver=$1 qemu=$2 features=$3
     [ "$driver" = stock ] || driver_exists compute1 ||
         die "$driver: the hosts cannot import nova_fastmig.driver; is the package installed? (lab/up)"
-    each driver_set_on "${COMPUTES[@]}"
+    # not SIGHUP: it ends a nova-compute that runs in native threads
+    each driver_restart_on "${COMPUTES[@]}"
     echo "$driver" >"$STATE/driver"
     computes_are_up
 }

@@ -18,14 +18,23 @@ the connection that the URI names, and tells about it by events.
 """
 
 import dataclasses
+import json
+import pathlib
 import time
 import urllib.parse
 
 import fixtures
+import libvirt_qemu
 from lxml import etree
 from nova.tests.fixtures import libvirt as fakelibvirt
+from oslo_config import cfg
+from oslo_config import fixture as config_fixture
 
+from nova_fastmig import conf
 from tests import fake_libvirt_names
+from tests import fake_qemu
+
+PATCHED = 'Debian 1:10.0.2+ds-1, nova-fastmig 1'
 
 QEMU_DEFAULT_DOWNTIME_MS = 300
 
@@ -65,7 +74,11 @@ class Domain(fakelibvirt.Domain):
 
     def __init__(self, connection, xml, running=False, transient=False):
         super().__init__(connection, xml, running, transient)
-        self._metadata = etree.fromstring(xml).find('metadata')
+        tree = etree.fromstring(xml)
+        self._metadata = tree.find('metadata')
+        self._commandline = tree.find(
+            '{http://libvirt.org/schemas/domain/qemu/1.0}commandline')
+        self._emulator = tree.findtext('./devices/emulator')
         self.downtime_limit_ms = QEMU_DEFAULT_DOWNTIME_MS
         self._reason = 0
         self._started = None
@@ -74,8 +87,12 @@ class Domain(fakelibvirt.Domain):
 
     def XMLDesc(self, flags):
         tree = etree.fromstring(super().XMLDesc(flags))
-        if self._metadata is not None:
-            tree.append(self._metadata)
+        for element in (self._metadata, self._commandline):
+            if element is not None:
+                tree.append(element)
+        tree.find('./devices/emulator').text = self._emulator or (
+            etree.fromstring(self._connection.getDomainCapabilities(
+                None, 'x86_64', None, 'kvm', 0)).findtext('./path'))
         return etree.tostring(tree, encoding='unicode')
 
     def state(self, flags=0):
@@ -140,6 +157,7 @@ class Domain(fakelibvirt.Domain):
                                   fakelibvirt.VIR_ERR_OPERATION_FAILED)
         finally:
             self._started = None
+        connection.qemu_completed(self)
         host = urllib.parse.urlsplit(dconnuri).hostname
         incoming = connection.hosts[host].createXML(
             params['destination_xml'], 0)
@@ -172,9 +190,11 @@ class Connection(fakelibvirt.Connection):
     :cvar hosts: connections by host name
     :cvar behaviour: of migrations that leave any host
     :cvar calls: every migrateToURI3, in order
+    :cvar qemu_callbacks: those that get QEMU's own events
     """
 
     hosts: dict[str, 'Connection']
+    qemu_callbacks: dict
     behaviour: Behaviour
     calls: list[Call]
 
@@ -214,20 +234,63 @@ class Connection(fakelibvirt.Connection):
                 callback(self, domain, *details, opaque)
 
 
+    def qemu_completed(self, domain) -> None:
+        for callback in list(self.qemu_callbacks.values()):
+            callback(self, domain, 'MIGRATION', 1, 2,
+                     '{"status": "completed"}', None)
+
+
 class FakeLibvirt(fixtures.Fixture):
     """To be used after Nova's LibvirtFixture.
 
     :ivar hosts: Connection by host name
     :ivar behaviour: of the migrations of this test
     :ivar calls: of migrateToURI3
-    :ivar emulator: what the emulator prints when asked for its version
+    :ivar emulator: path of the patched QEMU on all hosts; there is none until
+        ``install_patched_qemu``
+    :ivar monitor_commands: what QEMUs were told, with their arguments
+    :ivar query_migrate: what QEMUs say about a migration
     """
+
+    def install_patched_qemu(self, *features: str) -> None:
+        """Of no use to hosts that have reported their resources before."""
+        self.features = features
+        fake_qemu.install(self.emulator, PATCHED, features)
+
+    def remove_patched_qemu(self) -> None:
+        self.emulator.unlink()
+
+    def _monitor_command(self, domain, command, flags):
+        if domain._emulator != str(self.emulator):
+            raise AssertionError('who asks the distribution\'s QEMU marks '
+                                 'the guest as tainted')
+        command = json.loads(command)
+        self.monitor_commands.append(
+            (command['execute'], command.get('arguments', {})))
+        answers = {'query-migrate': self.query_migrate,
+                   **fake_qemu.answers(PATCHED, self.features)}
+        return json.dumps({'return': answers.get(command['execute'], {})})
+
+    def _register(self, connection, domain, event, callback, opaque):
+        self.qemu_callbacks[len(self.qemu_callbacks)] = callback
+        return len(self.qemu_callbacks) - 1
+
+    def _deregister(self, connection, callback_id):
+        del self.qemu_callbacks[callback_id]
 
     def _setUp(self):
         self.hosts = {}
         self.calls = []
+        self.monitor_commands = []
         self.behaviour = Behaviour()
-        self.emulator = 'QEMU emulator version 10.0.2 (Debian 1:10.0.2)\n'
+        self.emulator = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).join('qemu'))
+        self.features = ()
+        self.qemu_callbacks = {}
+        self.query_migrate = {}
+        conf.register_opts(cfg.CONF)
+        self.useFixture(config_fixture.Config(cfg.CONF)).config(
+            group='fastmig', emulator=str(self.emulator))
         for name, value in fake_libvirt_names.CONSTANTS.items():
             if not hasattr(fakelibvirt, name):
                 self.useFixture(fixtures.MonkeyPatch(
@@ -235,12 +298,15 @@ class FakeLibvirt(fixtures.Fixture):
         for cls in (Domain, Connection):
             self.useFixture(fixtures.MonkeyPatch(
                 f'{fakelibvirt.__name__}.{cls.__name__}', cls))
-        for name in ('hosts', 'behaviour', 'calls'):
+        for name in ('hosts', 'behaviour', 'calls', 'qemu_callbacks'):
             self.useFixture(fixtures.MockPatchObject(
                 Connection, name, getattr(self, name), create=True))
         for module in fake_libvirt_names.MODULES:
             self.useFixture(fixtures.MonkeyPatch(
                 f'nova_fastmig.{module}.libvirt', fakelibvirt))
-        self.useFixture(fixtures.MockPatch(
-            'nova_fastmig.capabilities.processutils.execute',
-            side_effect=lambda *args: (self.emulator, '')))
+        for name, function in (
+                ('qemuMonitorCommand', self._monitor_command),
+                ('qemuMonitorEventRegister', self._register),
+                ('qemuMonitorEventDeregister', self._deregister)):
+            self.useFixture(fixtures.MockPatchObject(
+                libvirt_qemu, name, side_effect=function))

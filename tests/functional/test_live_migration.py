@@ -47,7 +47,8 @@ class TestTagged(base.TwoHosts):
             {'verdict': 'met', 'outcome': 'completed',
              'downtime_ms': 7, 'max_downtime_ms': 9,
              'total_ms': 800, 'max_total_ms': 1500,
-             'measured_by': 'libvirt job statistics', 'reason': None},
+             'measured_by': 'libvirt job statistics', 'features': 0,
+             'reason': None},
             self.wait_for_verdict(server))
         self.assert_moved(server)
 
@@ -114,9 +115,11 @@ class TestTheTimeIsOver(base.TwoHosts):
         verdict = self.wait_for_verdict(server)
         self.assertEqual(('unknown', 'aborted'),
                          (verdict['verdict'], verdict['outcome']))
+        # How much too late it was noticed is the machine's load
         self.assertRegex(
             verdict['reason'],
-            r'^3\d\d ms of 300 ms are over before the switchover$')
+            r'^\d+ ms of 300 ms are over before the switchover$')
+        self.assertGreaterEqual(int(verdict['reason'].split()[0]), 300)
         self.assert_stayed(server)
 
     def test_post_copy(self):

@@ -69,13 +69,6 @@ class TestRefused(base.TwoHosts):
         self.assertIn('asks for fastmig:qemu = patched, but the QEMU',
                       self.refusal(server))
 
-    def test_patched_qemu(self):
-        self.fake.emulator = (
-            'QEMU emulator version 10.0.2 (1:10.0.2-nova-fastmig1)\n')
-        server = self.boot_tagged(qemu='patched')
-        self._live_migrate(server)
-        self.assert_moved(server)
-
     def test_post_copy_not_permitted(self):
         server = self.boot_tagged(on_miss='post-copy')
         self.assertIn('[libvirt]live_migration_permit_post_copy is off',

@@ -18,10 +18,8 @@ can be reached; everything else goes through ``lab/in``.
 """
 
 import contextlib
-import json
 import os
 import pathlib
-import signal
 import subprocess
 import time
 
@@ -29,6 +27,7 @@ import libvirt
 import openstack
 from oslotest import base
 
+from lab import probe_client
 from nova_fastmig import report
 
 LAB = pathlib.Path(__file__).parents[2] / 'lab'
@@ -36,7 +35,6 @@ STATE = pathlib.Path(
     os.environ.get('NOVA_FASTMIG_LAB_DIR', '/var/lib/nova-fastmig-lab'))
 CONTROLLER_IP = '10.77.0.10'
 COMPUTE_IPS = {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'}
-PROBE_IP = '10.88.0.254'
 
 # libvirt's own way to report an error is to print it
 libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -73,38 +71,6 @@ def wait_until(what: str, condition, timeout_s: float = 60,
         time.sleep(interval_s)
 
 
-class Probe:
-    """The lab's packet probe against one server; a context manager.
-
-    ``result`` is the probe's own JSON and is there when the block is left.
-    """
-
-    def __init__(self, port):
-        self._command = [
-            STATE / 'share/bin/probe', '--interface', 'probe0',
-            '--source', PROBE_IP, '--mac', port.mac_address,
-            '--destination', port.fixed_ips[0]['ip_address'],
-            '--rate', '1000', '--answer-within', '90']
-        self.result = None
-
-    def __enter__(self):
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True)
-        line = self._process.stderr.readline()
-        if line != 'ready\n':
-            self._process.kill()
-            raise AssertionError(f'the guest does not answer: {line}')
-        return self
-
-    def __exit__(self, *exc_info):
-        self._process.send_signal(signal.SIGTERM)
-        output, errors = self._process.communicate(timeout=10)
-        if self._process.returncode:
-            raise AssertionError(f'probe: {errors}')
-        self.result = json.loads(output)
-
-
 class LabTest(base.BaseTestCase):
     """A test with its own servers and flavors."""
 
@@ -114,7 +80,10 @@ class LabTest(base.BaseTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        if (STATE / 'driver').read_text().strip() != cls.driver:
+        # A new lab has no such file until a driver is chosen
+        chosen = STATE / 'driver'
+        if not (chosen.exists() and
+                chosen.read_text().strip() == cls.driver):
             lab('use-driver', cls.driver)
         cls.cloud = openstack.connect(
             auth_url=f'http://{CONTROLLER_IP}:5000/v3', username='admin',
@@ -159,8 +128,11 @@ class LabTest(base.BaseTestCase):
         self.compute.delete_server(server)
         self.compute.wait_for_delete(server, interval=0.3, wait=60)
 
-    def probe(self) -> Probe:
-        return Probe(next(self.cloud.network.ports(device_id=self.uuid)))
+    def probe(self) -> probe_client.Probe:
+        return probe_client.Probe(
+            STATE / 'share/bin/probe',
+            next(self.cloud.network.ports(device_id=self.uuid)),
+            answer_within_s=90)
 
     # ---- what the hosts say
 
@@ -250,7 +222,7 @@ class LabTest(base.BaseTestCase):
              for name in COMPUTE_IPS},
             {name: self.domain_state(name) for name in COMPUTE_IPS})
 
-    def assert_unharmed(self, probe: Probe) -> None:
+    def assert_unharmed(self, probe: probe_client.Probe) -> None:
         """The same guest all the while, and its memory as it left it."""
         self.assertTrue(probe.result['counter_continuous'], probe.result)
         self.assertEqual(0, probe.result['corruptions'], probe.result)

@@ -89,6 +89,34 @@ class TestSlaSettings(base.BaseTestCase):
             cfg.ConfigFileValueError, conf.sla_settings,
             self.read('--config-file', str(path)))
 
+    def test_qemu_features(self):
+        self.assertEqual(frozenset(model.QemuFeature),
+                         conf.qemu_features(self.read()))
+        self.assertEqual(
+            {model.QemuFeature.EARLY_RESUME, model.QemuFeature.TCP_NODELAY},
+            conf.qemu_features(self.read(
+                qemu_features=['x-early-resume', 'x-tcp-nodelay'])))
+        self.assertEqual(frozenset(),
+                         conf.qemu_features(self.read(qemu_features=[])))
+
+    @ddt.data('x-measure-eager-cleanup', 'early-resume', 'xbzrle', '')
+    def test_an_unknown_feature(self, name):
+        error = self.assertRaises(
+            exception.InvalidSetting, conf.qemu_features,
+            self.read(qemu_features=['x-early-resume', name]))
+        self.assertIn(f"[fastmig] qemu_features = x-early-resume,{name} is "
+                      f"not valid; allowed: no '{name}', any of "
+                      "x-tcp-nodelay, x-drained-switchover", str(error))
+
+    def test_features_change_without_a_restart(self):
+        path = pathlib.Path(self.useFixture(fixtures.TempDir()).join('conf'))
+        path.write_text('[fastmig]\nqemu_features = x-early-resume\n')
+        made = self.read('--config-file', str(path))
+        conf.qemu_features(made)
+        path.write_text('[fastmig]\nqemu_features = x-tcp-nodelay\n')
+        made.mutate_config_files()
+        self.assertEqual({'x-tcp-nodelay'}, conf.qemu_features(made))
+
     def test_registering_twice_is_fine(self):
         made = self.read()
         conf.register_opts(made)

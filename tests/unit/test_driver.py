@@ -30,6 +30,7 @@ from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import driver
 from nova_fastmig import exception
+from tests.unit import values
 
 OVERRIDDEN = sorted(
     name for name, value in vars(driver.FastMigDriver).items()
@@ -120,10 +121,13 @@ class TestFastMigDriver(base.BaseTestCase):
         with (mock.patch.object(nova_driver.LibvirtDriver,
                                 'get_available_resource',
                                 return_value={'vcpus': 1, 'stats': {'a': 1}}),
+              mock.patch.object(capabilities, 'read',
+                                return_value=values.host()),
               mock.patch.object(driver.fast_guest, 'persist_all') as persist):
             resources = self.make().get_available_resource('node')
         self.assertEqual(
-            {'vcpus': 1, 'stats': {'a': 1, **capabilities.ADVERTISEMENT}},
+            {'vcpus': 1, 'stats': {
+                'a': 1, **capabilities.to_stats(values.host())}},
             resources)
         persist.assert_called_once()
 

@@ -10,14 +10,18 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import json
 from unittest import mock
 
 import ddt
+import fixtures
 import libvirt
+from lxml import etree
 from nova.virt.libvirt import config as nova_config
 from oslotest import base
 
 from nova_fastmig import guest
+from nova_fastmig import model
 from tests.unit import values
 
 URI = 'qemu+tcp://compute2/system'
@@ -48,15 +52,76 @@ def domain(xml='<domain/>', persistent=False, state=RUNNING) -> mock.Mock:
     return made
 
 
+@ddt.ddt
+class TestAdaptXml(base.BaseTestCase):
+
+    STOCK = ('<domain type="kvm"><name>i</name><devices>'
+             '<emulator>/usr/bin/qemu</emulator><disk/></devices></domain>')
+
+    def emulators(self, xml: str) -> list[str]:
+        return [each.text for each in
+                etree.fromstring(xml).iterfind('./devices/emulator')]
+
+    def arguments(self, xml: str) -> list[str]:
+        return [each.get('value') for each in etree.fromstring(xml).iterfind(
+            './q:commandline/q:arg',
+            {'q': 'http://libvirt.org/schemas/domain/qemu/1.0'})]
+
+    @ddt.data((None, ['/usr/bin/qemu']), ('', []), ('/opt/q', ['/opt/q']))
+    @ddt.unpack
+    def test_emulator(self, emulator, expected):
+        self.assertEqual(expected, self.emulators(
+            guest.adapt_xml(self.STOCK, emulator)))
+
+    def test_emulator_where_there_is_none(self):
+        self.assertEqual(['/opt/q'], self.emulators(guest.adapt_xml(
+            '<domain><devices><disk/></devices></domain>', '/opt/q')))
+
+    def test_nothing_to_do(self):
+        self.assertEqual(
+            etree.tostring(etree.fromstring(self.STOCK)),
+            etree.tostring(etree.fromstring(guest.adapt_xml(self.STOCK))))
+
+    def test_features_take_the_place_of_others(self):
+        xml = guest.adapt_xml(self.STOCK, None, {
+            model.QemuFeature.EARLY_RESUME, model.QemuFeature.TCP_NODELAY})
+        self.assertEqual(
+            ['-global', 'migration.x-early-resume=on',
+             '-global', 'migration.x-tcp-nodelay=on'], self.arguments(xml))
+        xml = guest.adapt_xml(xml, None, {
+            model.QemuFeature.SKIP_UNPOPULATED})
+        self.assertEqual(
+            ['-global', 'migration.x-skip-unpopulated=on'],
+            self.arguments(xml))
+        xml = guest.adapt_xml(xml)
+        self.assertNotIn('commandline', xml)
+
+    def test_arguments_of_others_stay(self):
+        others = ('-global', 'migration.send-section-footer=off', '-global',
+                  'virtio-net-pci.x=on', '-device', 'migration.x-y')
+        xml = self.STOCK.replace('</domain>', (
+            '<q:commandline '
+            'xmlns:q="http://libvirt.org/schemas/domain/qemu/1.0">' +
+            ''.join(f'<q:arg value="{each}"/>' for each in others) +
+            '<q:env name="A" value="B"/></q:commandline></domain>'))
+        xml = guest.adapt_xml(xml, None, {model.QemuFeature.EARLY_RESUME})
+        self.assertEqual(
+            [*others, '-global', 'migration.x-early-resume=on'],
+            self.arguments(xml))
+        self.assertEqual(list(others),
+                         self.arguments(guest.adapt_xml(xml)))
+        self.assertIn('name="A"', guest.adapt_xml(xml))
+
+
 class TestMigrate(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
         self.domain = domain()
 
-    def migrate(self, plan, flags=0):
+    def migrate(self, plan, flags=0, xml='<domain/>'):
         guest.FastGuest(self.domain, plan).migrate(
-            URI, flags=flags, destination_xml='<domain/>', bandwidth=5)
+            URI, flags=flags, destination_xml=xml, bandwidth=5)
 
     def call(self):
         args, kwargs = self.domain.migrateToURI3.call_args
@@ -85,6 +150,55 @@ class TestMigrate(base.BaseTestCase):
         self.assertEqual(4, params['parallel.connections'])
         self.assertEqual((5, '<domain/>'),
                          (params['bandwidth'], params['destination_xml']))
+
+    def test_the_destination_gets_its_own_qemu(self):
+        self.migrate(
+            values.plan(
+                destination_emulator='/opt/q',
+                qemu_features=model.FeaturePlan(destination=frozenset(
+                    {model.QemuFeature.EARLY_RESUME}))),
+            xml='<domain><devices/></domain>')
+        params = self.call()['params']
+        self.assertEqual(params['destination_xml'], params['persistent_xml'])
+        self.assertIn('<emulator>/opt/q</emulator>',
+                      params['destination_xml'])
+        self.assertIn('migration.x-early-resume=on',
+                      params['destination_xml'])
+
+    def monitor(self) -> mock.Mock:
+        return self.useFixture(fixtures.MockPatchObject(
+            guest.libvirt_qemu, 'qemuMonitorCommand',
+            return_value='{"return": {}}')).mock
+
+    def test_the_sources_features_are_switched_before_the_start(self):
+        """All that it has: an earlier migration may have left some on."""
+        monitor = self.monitor()
+        self.domain.migrateToURI3.side_effect = (
+            lambda *args, **kwargs: monitor.assert_called_once())
+        self.migrate(values.plan(
+            source=values.patched_host(qemu_features=frozenset({
+                model.QemuFeature.DRAINED_SWITCHOVER,
+                model.QemuFeature.EARLY_RESUME})),
+            qemu_features=model.FeaturePlan(source=frozenset(
+                {model.QemuFeature.DRAINED_SWITCHOVER}))))
+        self.domain.migrateToURI3.assert_called_once()
+        self.assertEqual(
+            {'execute': 'migrate-set-capabilities', 'arguments': {
+                'capabilities': [
+                    {'capability': 'x-drained-switchover', 'state': True},
+                    {'capability': 'x-early-resume', 'state': False}]}},
+            json.loads(monitor.call_args.args[1]))
+
+    def test_the_distributions_qemu_is_left_alone(self):
+        monitor = self.monitor()
+        self.migrate(values.plan())
+        monitor.assert_not_called()
+
+    def test_features_that_cannot_be_set_end_it(self):
+        self.monitor().side_effect = libvirt.libvirtError('no such')
+        self.assertRaises(libvirt.libvirtError, self.migrate,
+                          values.plan(source=values.patched_host()))
+        self.domain.migrateToURI3.assert_not_called()
 
     def test_a_guest_that_stays_gets_its_limit_back(self):
         self.domain.migrateToURI3.side_effect = libvirt.libvirtError('gone')
@@ -141,6 +255,13 @@ class TestPersist(base.BaseTestCase):
         made.XMLDesc.assert_called_once_with(
             flags=libvirt.VIR_DOMAIN_XML_INACTIVE |
             libvirt.VIR_DOMAIN_XML_SECURE)
+
+    def test_without_the_features_of_its_migration(self):
+        guest.persist_if_tagged(self.host, domain(guest.adapt_xml(
+            domain_xml(enabled='true'), None,
+            {model.QemuFeature.EARLY_RESUME})))
+        written, = self.host.write_instance_config.call_args.args
+        self.assertNotIn('x-early-resume', written)
 
     @ddt.data('<domain/>', domain_xml(), domain_xml(enabled='false'),
               domain_xml(max_downtime_ms='5'))

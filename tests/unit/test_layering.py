@@ -23,12 +23,14 @@ import nova_fastmig
 
 ROOT = pathlib.Path(nova_fastmig.__file__).parent
 
-PURE = {'exception', 'model', 'request', 'plan', 'policy', 'report'}
+PURE = {'calibration', 'exception', 'forecast', 'ledger', 'model', 'request',
+        'plan', 'policy', 'report'}
 # In the standard library, yet not pure.
 CLOCKS_LOGS_AND_IO = {'asyncio', 'datetime', 'io', 'logging', 'os',
                       'pathlib', 'random', 'select', 'shutil', 'socket',
                       'subprocess', 'tempfile', 'threading', 'time'}
-MAY_USE_LIBVIRT = {'driver', 'session', 'capabilities', 'guest', 'watch'}
+MAY_USE_LIBVIRT = {'driver', 'session', 'capabilities', 'guest', 'inspection',
+                   'watch'}
 
 
 def module_name(path: pathlib.Path) -> str:

@@ -12,6 +12,7 @@
 
 import ddt
 import hypothesis
+from hypothesis import strategies as st
 from oslotest import base
 
 from nova_fastmig import exception
@@ -22,11 +23,13 @@ from tests.unit import values
 POST_COPY = values.sla(on_miss=model.OnMiss.POST_COPY)
 
 
-def make(sla=None, transport=None, host=None,
-         destination_defines_arrivals=True) -> model.Plan:
-    return plan.make(sla or values.sla(), host or values.host(),
-                     transport or values.transport(),
-                     destination_defines_arrivals)
+DESTINATION = values.host(host='compute2')
+
+
+def make(sla=None, transport=None, host=None, destination=DESTINATION,
+         wanted=frozenset(model.QemuFeature)) -> model.Plan:
+    return plan.make(sla or values.sla(), host or values.host(), destination,
+                     transport or values.transport(), wanted)
 
 
 @ddt.ddt
@@ -73,15 +76,14 @@ class TestMake(base.BaseTestCase):
 
     def test_someone_must_make_the_guest_persistent(self):
         """libvirt, where the destination's driver would not."""
-        self.assertNotIn(
-            'PERSIST_DEST',
-            make(destination_defines_arrivals=False).clear_flags)
+        self.assertNotIn('PERSIST_DEST', make(destination=None).clear_flags)
 
     @hypothesis.given(values.slas)
     def test_no_flag_is_both_set_and_cleared(self, sla):
         made = make(
             sla, values.transport(post_copy_permitted=True),
-            values.host(qemu_version=(10, 1, 0), patched_qemu=True))
+            values.patched_host(qemu_version=(10, 1, 0)),
+            values.patched_host())
         self.assertEqual(frozenset(), made.set_flags & made.clear_flags)
 
 
@@ -95,10 +97,11 @@ class TestRefusals(base.BaseTestCase):
     def test_patched_qemu(self):
         sla = values.sla(qemu=model.QemuChoice.PATCHED)
         self.assertEqual([], plan.refusals(
-            sla, values.host(patched_qemu=True), values.transport()))
+            sla, values.patched_host(), values.transport()))
         self.assertEqual(
             ['the flavor asks for fastmig:qemu = patched, but the QEMU '
-             '10.0.13 of host compute1 is not patched'],
+             '10.0.13 of host compute1 (/usr/bin/qemu-system-x86_64) is not '
+             'patched'],
             plan.refusals(sla, values.host(), values.transport()))
 
     def test_tunnelled(self):
@@ -145,5 +148,124 @@ class TestRefusals(base.BaseTestCase):
                        on_miss=model.OnMiss.POST_COPY,
                        parallel_connections=2),
             values.transport(tunnelled=True))
-        self.assertEqual(4, len(error.reasons))
+        self.assertEqual(5, len(error.reasons))
         self.assertEqual('; '.join(error.reasons), str(error))
+
+
+@ddt.ddt
+class TestChooseFeatures(base.BaseTestCase):
+
+    def choose(self, source, destination, wanted=frozenset(
+            model.QemuFeature)) -> model.FeaturePlan:
+        return plan.choose_features(source, destination, wanted)
+
+    def test_every_feature_has_a_place(self):
+        self.assertEqual(set(model.QemuFeature), set(plan._NEEDS))
+        self.assertEqual(
+            {each for each, needs in plan._NEEDS.items()
+             if needs is plan._Needs.BOTH}, model.NEGOTIATED_FEATURES)
+
+    def test_both_patched(self):
+        chosen = self.choose(values.patched_host(), values.patched_host())
+        self.assertEqual((), chosen.unused)
+        self.assertEqual(set(model.QemuFeature), chosen.used)
+        # Some do nothing on the other side.
+        self.assertEqual({'x-single-memory-transaction'},
+                         set(model.QemuFeature) - chosen.source)
+        self.assertEqual(
+            {'x-drained-switchover', 'x-direct-switchover',
+             'x-overlap-device-state'},
+            set(model.QemuFeature) - chosen.destination)
+
+    def test_only_the_source_is_patched(self):
+        chosen = self.choose(values.patched_host(), DESTINATION)
+        self.assertEqual(frozenset(), chosen.destination)
+        self.assertEqual(
+            {'x-tcp-nodelay', 'x-drained-switchover', 'x-direct-switchover',
+             'x-overlap-device-state', 'x-defer-switchover-work'},
+            chosen.source)
+        reasons = dict(chosen.unused)
+        self.assertEqual(set(model.QemuFeature) - chosen.source,
+                         set(reasons))
+        self.assertEqual({'the QEMU of compute2 does not have it'},
+                         set(reasons.values()))
+
+    def test_only_the_destination_is_patched(self):
+        chosen = self.choose(values.host(),
+                             values.patched_host(host='compute2'))
+        self.assertEqual(frozenset(), chosen.source)
+        self.assertEqual(
+            {'x-tcp-nodelay', 'x-single-memory-transaction',
+             'x-defer-switchover-work'}, chosen.destination)
+        self.assertEqual({'the QEMU of compute1 does not have it'},
+                         set(dict(chosen.unused).values()))
+
+    def test_neither(self):
+        reasons = dict(self.choose(values.host(), DESTINATION).unused)
+        self.assertEqual(
+            'the QEMU of compute1 and compute2 does not have it',
+            reasons['x-early-resume'])
+        self.assertEqual('the QEMU of compute1 does not have it',
+                         reasons['x-drained-switchover'])
+        self.assertEqual('the QEMU of compute2 does not have it',
+                         reasons['x-single-memory-transaction'])
+
+    def test_a_destination_with_another_driver(self):
+        chosen = self.choose(values.patched_host(), None)
+        self.assertEqual(frozenset(), chosen.destination)
+        self.assertEqual(
+            'the QEMU of the destination, which runs another driver, does '
+            'not have it', dict(chosen.unused)['x-early-resume'])
+
+    def test_what_the_operator_leaves_out(self):
+        chosen = self.choose(
+            values.patched_host(), values.patched_host(),
+            {model.QemuFeature.TCP_NODELAY})
+        self.assertEqual({'x-tcp-nodelay'}, chosen.source)
+        self.assertEqual({'x-tcp-nodelay'}, chosen.destination)
+        self.assertEqual({'not in [fastmig]qemu_features'},
+                         set(dict(chosen.unused).values()))
+
+    feature_sets = st.frozensets(st.sampled_from(model.QemuFeature))
+
+    @hypothesis.given(feature_sets, feature_sets, feature_sets)
+    def test_properties(self, source, destination, wanted):
+        chosen = self.choose(
+            values.patched_host(qemu_features=source),
+            values.patched_host(qemu_features=destination), wanted)
+        self.assertLessEqual(chosen.source, source & wanted)
+        self.assertLessEqual(chosen.destination, destination & wanted)
+        # Each is used, or there is a reason why not.
+        self.assertEqual(set(model.QemuFeature),
+                         chosen.used | set(dict(chosen.unused)))
+        self.assertEqual(frozenset(),
+                         chosen.used & set(dict(chosen.unused)))
+        # What needs both is never on at one side alone.
+        for feature in model.NEGOTIATED_FEATURES:
+            self.assertEqual(feature in chosen.source,
+                             feature in chosen.destination)
+
+
+@ddt.ddt
+class TestDestinationEmulator(base.BaseTestCase):
+
+    @ddt.data(
+        (values.host(), values.patched_host(emulator='/there'), '/there'),
+        (values.patched_host(), values.host(emulator='/stock'), '/stock'),
+        (values.patched_host(), None, ''),
+        (values.host(emulator='/here'), None, '/here'),
+        (values.host(), values.host(emulator=''), ''))
+    @ddt.unpack
+    def test_path(self, source, destination, expected):
+        self.assertEqual(expected, make(
+            host=source, destination=destination).destination_emulator)
+
+    def test_the_flavor_wants_it_at_the_destination_too(self):
+        sla = values.sla(qemu=model.QemuChoice.PATCHED)
+        for destination, words in (
+                (DESTINATION, 'of host compute2'),
+                (None, 'the destination runs another driver')):
+            error = self.assertRaises(
+                exception.PlanRefused, make, sla,
+                host=values.patched_host(), destination=destination)
+            self.assertIn(words, str(error))

@@ -53,6 +53,79 @@ class TestJudge(base.BaseTestCase):
 
 
 @ddt.ddt
+class TestPatchedQemu(base.BaseTestCase):
+    """What QEMU itself has measured, and which features were in force."""
+
+    EVERYTHING = frozenset(model.QemuFeature)
+
+    def make(self, used=EVERYTHING, unused=(), resumed_ms=None,
+             **completed) -> model.SlaReport:
+        if resumed_ms is not None:
+            completed['blackout'] = values.blackout(resumed_ms=resumed_ms)
+        return report.make(
+            UUID, 'compute1', 'compute2', values.sla(), (),
+            values.completed(**completed),
+            model.FeaturePlan(used, used, unused))
+
+    @ddt.data((9.99, 10, 'met'), (10.0, 10, 'met'), (10.01, 11, 'missed'))
+    @ddt.unpack
+    def test_qemus_blackout_is_judged(self, resumed_ms, judged_ms, verdict):
+        made = self.make(resumed_ms=resumed_ms, downtime_ms=19)
+        self.assertEqual((judged_ms, 'QEMU', verdict),
+                         (made.downtime.measured_ms,
+                          made.downtime.measured_by, made.downtime.verdict))
+        self.assertEqual(19, made.downtime_libvirt_ms)
+        self.assertEqual(resumed_ms, made.blackout.resumed_ms)
+
+    @ddt.data((10, 'met'), (11, 'unknown'))
+    @ddt.unpack
+    def test_libvirt_counts_on_after_an_early_resume(self, ms, verdict):
+        made = self.make(downtime_ms=ms)
+        self.assertEqual(('libvirt job statistics, at most', verdict),
+                         (made.downtime.measured_by, made.downtime.verdict))
+
+    def test_without_early_resume_libvirts_figure_is_good(self):
+        for changes in ({'used': frozenset({
+                            model.QemuFeature.TCP_NODELAY})},
+                        {'agreed_features': frozenset()}):
+            made = self.make(downtime_ms=11, **changes)
+            self.assertEqual(
+                ('libvirt job statistics', 'missed'),
+                (made.downtime.measured_by, made.downtime.verdict))
+
+    def test_features_in_force(self):
+        self.assertEqual(tuple(sorted(model.QemuFeature)),
+                         self.make().qemu_features)
+        made = self.make(
+            used=self.EVERYTHING - {model.QemuFeature.TCP_NODELAY},
+            unused=((model.QemuFeature.TCP_NODELAY, 'because'),),
+            agreed_features=frozenset({model.QemuFeature.EARLY_RESUME}))
+        self.assertEqual(
+            {'x-tcp-nodelay': 'because',
+             'x-skip-unpopulated': 'the two QEMUs did not agree on it',
+             'x-report-blackout': 'the two QEMUs did not agree on it'},
+            dict(made.unused_features))
+        self.assertEqual(
+            self.EVERYTHING - set(dict(made.unused_features)),
+            set(made.qemu_features))
+
+    def test_line(self):
+        line = report.to_line(self.make(resumed_ms=3.2))
+        self.assertEqual(
+            'fastmig SLA met: completed, downtime 4/10 ms, total 800/2000 ms '
+            '(QEMU, libvirt job statistics), 9/9 QEMU features', line)
+        self.assertEqual((4, 9), tuple(
+            report.parse_line(line)[each]
+            for each in ('downtime_ms', 'features')))
+
+    def test_line_with_a_reason(self):
+        read = report.parse_line(report.to_line(self.make(
+            outcome=model.Outcome.FAILED, reason='why, 3/9 QEMU features')))
+        self.assertEqual((9, 'why, 3/9 QEMU features'),
+                         (read['features'], read['reason']))
+
+
+@ddt.ddt
 class TestMake(base.BaseTestCase):
 
     @ddt.data((10, 2000, 'met'), (11, 2000, 'missed'), (10, 2001, 'missed'),
@@ -125,7 +198,7 @@ class TestLine(base.BaseTestCase):
              'downtime_ms': completed.downtime_ms,
              'max_downtime_ms': sla.max_downtime_ms,
              'total_ms': completed.total_ms,
-             'max_total_ms': sla.max_total_ms},
+             'max_total_ms': sla.max_total_ms, 'features': 0},
             {name: value for name, value in read.items()
              if name not in ('measured_by', 'reason')})
         reason = ' '.join(completed.reason.split())

@@ -52,8 +52,9 @@ class SessionTestCase(base.BaseTestCase):
         conf.register_opts(cfg.CONF)
         self.host = mock.Mock()
         self.caps = values.host()
+        self.peer = values.host(host='compute2')
         for name, value in (('read', lambda *args: self.caps),
-                            ('defines_arrivals', lambda *args: True)):
+                            ('peer', lambda *args: self.peer)):
             patch = mock.patch.object(session.capabilities, name, value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -88,13 +89,38 @@ class TestCheckHost(SessionTestCase):
                       self.refusal(enabled='true', max_downtime_ms='soon'))
 
     def test_what_the_host_lacks(self):
-        self.assertIn('of host compute1 is not patched',
+        self.assertIn('(/usr/bin/qemu-system-x86_64) is not patched',
                       self.refusal(enabled='true', qemu='patched'))
 
     def test_a_contradictory_configuration(self):
         self.conf.config(group='fastmig', default_max_downtime_ms=2000)
         self.assertIn('[fastmig] default_max_downtime_ms = 2000',
                       self.refusal(enabled='true'))
+
+
+@ddt.ddt
+class TestChooseEmulator(SessionTestCase):
+
+    XML = '<domain><devices><emulator>/usr/bin/qemu</emulator></devices>' \
+          '</domain>'
+
+    def choose(self, patched: str | None, **extra_specs) -> str:
+        with mock.patch.object(session.capabilities, 'patched_emulator',
+                               return_value=patched):
+            return session.choose_emulator(instance(**extra_specs), self.XML)
+
+    def test_tagged(self):
+        self.assertIn('<emulator>/opt/q</emulator>',
+                      self.choose('/opt/q', enabled='true'))
+
+    @ddt.data(
+        (None, {'enabled': 'true'}),
+        (None, {'enabled': 'true', 'qemu': 'patched'}),
+        ('/opt/q', {}), ('/opt/q', {'enabled': 'false'}),
+        ('/opt/q', {'enabled': 'true', 'qemu': 'best'}))
+    @ddt.unpack
+    def test_left_as_it_is(self, patched, extra_specs):
+        self.assertEqual(self.XML, self.choose(patched, **extra_specs))
 
 
 class TestSessionsRun(SessionTestCase):
@@ -184,8 +210,9 @@ class TestFollow(SessionTestCase):
         made = session.Session(
             self.host, instance(), 'compute2', the_sla,
             session.plan.make(
-                the_sla, values.host(),
-                values.transport(post_copy_permitted=True), True))
+                the_sla, self.caps, self.peer,
+                values.transport(post_copy_permitted=True),
+                frozenset(model.QemuFeature)))
         return made
 
     def follow(self, made: session.Session, post_copy_possible=True,

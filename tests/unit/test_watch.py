@@ -11,11 +11,13 @@
 #    under the License.
 
 import gc
+import json
 import os
 import threading
 import time
 
 import ddt
+import fixtures
 import libvirt
 from oslotest import base
 
@@ -57,6 +59,9 @@ class Guest:
 
     def __init__(self, *stats):
         self._stats = list(stats)
+
+    def query_migrate(self):
+        return {'status': 'completed', 'x-features': ['x-early-resume']}
 
     def job_stats(self):
         return self._stats.pop(0) if self._stats else {}
@@ -156,14 +161,123 @@ class TestToCompleted(base.BaseTestCase):
     def test_figures(self):
         self.assertEqual(
             model.Completed(model.Outcome.COMPLETED, '', 7, 812),
-            watch.to_completed({'downtime': 7, 'time_elapsed': 812}))
+            watch.to_completed({'downtime': 7, 'time_elapsed': 812}, {}))
+
+    def test_a_downtime_longer_than_all_of_it(self):
+        """One of the two is wrong, and nobody knows which."""
+        completed = watch.to_completed(
+            {'downtime': 813, 'time_elapsed': 812}, {})
+        self.assertEqual((None, None),
+                         (completed.downtime_ms, completed.total_ms))
 
     @ddt.data({}, {'downtime': -1, 'time_elapsed': None},
               {'downtime': '7', 'time_elapsed': True})
     def test_missing_or_nonsense(self, stats):
-        completed = watch.to_completed(stats)
+        completed = watch.to_completed(stats, {})
         self.assertIsNone(completed.downtime_ms)
         self.assertIsNone(completed.total_ms)
+
+
+@ddt.ddt
+class TestQemusFigures(base.BaseTestCase):
+
+    TIMES = {'stop': 10**18, 'stopped': 10**18 + 250_000,
+             'pages-sent': 10**18 + 1_000_000,
+             'devices-sent': 10**18 + 2_000_000,
+             'pages-loaded': 10**18 + 2_500_000,
+             'devices-loaded': 10**18 + 3_500_000,
+             'resume': 10**18 + 4_000_000, 'clock-offset': -5 * 10**9,
+             'clock-error': 50_000}
+
+    def test_all(self):
+        self.assertEqual(
+            model.Blackout(
+                stopped_ms=0.25, pages_sent_ms=1.0, devices_sent_ms=2.0,
+                pages_loaded_ms=2.5, devices_loaded_ms=3.5, resumed_ms=4.0,
+                clock_error_ms=0.05),
+            watch.to_blackout(self.TIMES))
+
+    def test_the_destination_says_little(self):
+        times = {name: value for name, value in self.TIMES.items()
+                 if not name.endswith('-loaded')}
+        blackout = watch.to_blackout(times)
+        self.assertIsNone(blackout.devices_loaded_ms)
+        self.assertEqual(4.0, blackout.resumed_ms)
+
+    @ddt.data('stop', 'stopped', 'pages-sent', 'devices-sent', 'resume',
+              'clock-error')
+    def test_what_cannot_be_missing(self, name):
+        for value in (None, 'soon', -1, 0.5, True):
+            self.assertIsNone(watch.to_blackout(
+                {**self.TIMES, name: value}), value)
+
+    def test_a_resume_before_the_stop(self):
+        self.assertIsNone(watch.to_blackout(
+            {**self.TIMES, 'resume': self.TIMES['stop'] - 1}))
+
+    @ddt.data(
+        ({}, None),
+        ({'status': 'completed'}, set()),
+        ({'x-features': ['x-early-resume', 'x-new-idea']},
+         {'x-early-resume'}))
+    @ddt.unpack
+    def test_what_was_agreed_on(self, qemu, expected):
+        self.assertEqual(expected,
+                         watch.to_completed({}, qemu).agreed_features)
+
+
+class TestQemusEvents(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.mailbox = watch.Mailbox()
+        self.callbacks = {}
+        for name, function in (('Register', self.register),
+                               ('Deregister', self.deregister)):
+            self.useFixture(fixtures.MockPatchObject(
+                watch.libvirt_qemu, f'qemuMonitorEvent{name}',
+                side_effect=function))
+
+    def register(self, connection, domain, event, callback, opaque):
+        self.callbacks[7] = event, callback
+        return 7
+
+    def deregister(self, connection, callback_id):
+        del self.callbacks[callback_id]
+
+    def events(self, of_qemu=True) -> watch.Events:
+        return watch.Events(Connection(), UUID, self.mailbox, of_qemu)
+
+    def emit(self, status: str, domain=None) -> None:
+        event, callback = self.callbacks[7]
+        callback(None, domain or Domain(), event, 1, 2,
+                 json.dumps({'status': status}), None)
+
+    def test_only_the_end_counts(self):
+        with self.events():
+            for status in ('setup', 'active', 'device', 'completed'):
+                self.emit(status)
+            self.emit('completed', Domain('another'))
+        self.assertEqual([watch.QemuCompleted({'status': 'completed'})],
+                         self.mailbox.take(0))
+        self.assertEqual({}, self.callbacks)
+
+    def test_not_asked_for(self):
+        with self.events(of_qemu=False):
+            self.assertEqual({}, self.callbacks)
+
+    def test_a_libvirt_that_refuses(self):
+        watch.libvirt_qemu.qemuMonitorEventRegister.side_effect = (
+            libvirt.libvirtError('not supported'))
+        with self.events():
+            pass
+        watch.libvirt_qemu.qemuMonitorEventDeregister.assert_not_called()
+
+    def test_a_broken_connection_at_the_end(self):
+        watch.libvirt_qemu.qemuMonitorEventDeregister.side_effect = (
+            libvirt.libvirtError('broken'))
+        with self.events():
+            pass
 
 
 class TestWatch(base.BaseTestCase):
@@ -199,6 +313,19 @@ class TestWatch(base.BaseTestCase):
         self.run_until(1)
         self.assertLess(time.monotonic() - started, 30)
 
+    def test_qemu_is_asked_at_its_end(self):
+        for says, expected in (
+                ({'status': 'completed'}, {'x-early-resume'}),
+                # Its event says it all.
+                ({'status': 'completed', 'x-features': ['x-report-blackout']},
+                 {'x-report-blackout'})):
+            self.mailbox.put(watch.QemuCompleted(says))
+            self.mailbox.put(watch.Ended(None))
+            watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+            watching.run(self.fail)
+            self.assertEqual(expected,
+                             watching.completed(0).agreed_features)
+
     def test_without_events_it_polls(self):
         self.run_until(3, poll_interval_s=0.01)
         self.assertEqual(3, len(self.looks))
@@ -217,22 +344,37 @@ class TestWatch(base.BaseTestCase):
         self.assertGreaterEqual(elapsed_ms, 5000)
         self.assertLess(elapsed_ms, 35000)
 
-    def test_completed_stats_that_came_before_the_end(self):
+    def test_a_job_that_is_older_than_this_watch(self):
+        """Its age would say that the time is over."""
+        for milliseconds in (60000, 1 << 62):
+            self.mailbox.put(watch.Wake())
+            self.run_until(1, {'time_elapsed': milliseconds})
+            elapsed_ms, _ = self.looks.pop()
+            self.assertLess(elapsed_ms, 30000)
+
+    def test_a_job_whose_clock_stands_still(self):
+        """It would never be late."""
+        for _ in range(3):
+            self.mailbox.put(watch.Wake())
+        self.run_until(3, *[{'time_elapsed': 0}] * 3, total_limit_ms=50)
+        self.assertGreaterEqual(self.looks[-1][0], 50)
+
+    def test_statistics_that_came_before_the_end(self):
         self.mailbox.put(watch.JobCompleted({'downtime': 1}))
         _, watching = self.run_until(1)
-        self.assertEqual({'downtime': 1}, watching.completed_stats(0))
+        self.assertEqual(1, watching.completed(0).downtime_ms)
 
-    def test_completed_stats_that_come_later(self):
+    def test_statistics_that_come_later(self):
         self.mailbox.put(watch.Ended(None))
         _, watching = self.run_until(1)
         timer = threading.Timer(
             0.05, self.mailbox.put, [watch.JobCompleted({'downtime': 2})])
         timer.start()
         self.addCleanup(timer.join)
-        self.assertEqual({'downtime': 2}, watching.completed_stats(30))
+        self.assertEqual(2, watching.completed(30).downtime_ms)
 
-    def test_completed_stats_that_do_not_come(self):
+    def test_statistics_that_do_not_come(self):
         self.mailbox.put(watch.Ended(None))
         _, watching = self.run_until(1)
         self.mailbox.put(watch.Iteration(9))
-        self.assertIsNone(watching.completed_stats(0.05))
+        self.assertIsNone(watching.completed(0.05).downtime_ms)

@@ -39,9 +39,19 @@ def settings(**changes) -> model.SlaSettings:
 def host(**changes) -> model.HostCaps:
     return model.HostCaps(**{
         'host': 'compute1',
+        'emulator': '/usr/bin/qemu-system-x86_64',
         'qemu_version': (10, 0, 13),
+        'qemu_series': '',
+        'qemu_features': frozenset(),
         'libvirt_version': (11, 3, 0),
-        'patched_qemu': False,
+        **changes})
+
+
+def patched_host(**changes) -> model.HostCaps:
+    return host(**{
+        'emulator': '/opt/nova-fastmig/qemu/bin/qemu-system-x86_64',
+        'qemu_series': 'nova-fastmig 1',
+        'qemu_features': frozenset(model.QemuFeature),
         **changes})
 
 
@@ -56,11 +66,26 @@ def plan(**changes) -> model.Plan:
     return model.Plan(**{
         'sla': sla(),
         'source': host(),
+        'destination': host(host='compute2'),
+        'destination_emulator': '/usr/bin/qemu-system-x86_64',
+        'qemu_features': model.FeaturePlan(),
         'downtime_limit_ms': 10,
         'total_limit_ms': 2000,
         'parallel_connections': 1,
         'set_flags': frozenset(),
         'clear_flags': frozenset({'PERSIST_DEST'}),
+        **changes})
+
+
+def blackout(**changes) -> model.Blackout:
+    return model.Blackout(**{
+        'stopped_ms': 0.2,
+        'pages_sent_ms': 1.0,
+        'devices_sent_ms': 2.1,
+        'pages_loaded_ms': 1.5,
+        'devices_loaded_ms': 3.0,
+        'resumed_ms': 3.2,
+        'clock_error_ms': 0.05,
         **changes})
 
 

@@ -1,0 +1,65 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Runs the probe against one server."""
+
+import json
+import pathlib
+import shlex
+import subprocess
+
+INTERFACE = 'probe0'
+# on the guests' network, but no host's own: a host would answer the guest's
+# answers with ICMP errors
+SOURCE = '10.88.0.253'
+
+
+class ProbeError(Exception):
+    """The guest does not answer, or the probe does not run."""
+
+
+class Probe:
+    """A running probe; a context manager.
+
+    The block is entered when the guest answers. ``result`` is the probe's own
+    JSON and is there when the block is left.
+
+    :param program: the probe's path
+    :param port: openstack.network.v2.port.Port of the server
+    :param rate: probes per second
+    """
+
+    def __init__(self, program: pathlib.Path, port, rate=1000,
+                 answer_within_s=10):
+        self._command = [
+            str(program), '--interface', INTERFACE, '--source', SOURCE,
+            '--mac', port.mac_address,
+            '--destination', port.fixed_ips[0]['ip_address'],
+            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+        self.result = None
+
+    def __enter__(self):
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True)
+        line = self._process.stderr.readline()
+        if line != 'ready\n':
+            self._process.kill()
+            raise ProbeError(f'{shlex.join(self._command)}: {line}')
+        return self
+
+    def __exit__(self, *exception):
+        self._process.terminate()
+        output, errors = self._process.communicate(timeout=10)
+        if self._process.returncode:
+            raise ProbeError(f'{shlex.join(self._command)}: {errors}')
+        self.result = json.loads(output)
