@@ -14,6 +14,7 @@ Usage: ./run_tests.sh [--nova RELEASE]... [--python PYTHON] [SUITE]...
 Suites, in the order in which they run; all of them if none is named:
   style        ruff, hacking, shellcheck
   unit         tests/unit
+  tools        tests/tools: the command that builds the patched QEMU
   functional   tests/functional under both of Nova's concurrency backends
                (eventlet only with Nova 33 and 32, whose fixtures know no other)
   nova-driver  Nova's own tests of its libvirt driver, against FastMigDriver
@@ -21,15 +22,15 @@ Suites, in the order in which they run; all of them if none is named:
   lab          tests/lab: two real hosts (root only)
 
 Options:
-  --nova RELEASE   34, 33 or 32. Without it style, nova-driver and lab run with
-                   34 and the other suites with all three.
+  --nova RELEASE   34, 33 or 32. Without it style, tools, nova-driver and lab
+                   run with 34 and the other suites with all three.
   --python PYTHON  the interpreter to test with (default: python3)
   --list           list the suites
   --help
 USAGE
 }
 
-readonly SUITES=(style unit functional nova-driver loading lab)
+readonly SUITES=(style unit tools functional nova-driver loading lab)
 # Exact versions, so that a run can be repeated; tests/constraints.txt pins
 # everything else.
 declare -rA NOVA_VERSIONS=([34]=34.0.0 [33]=33.0.2 [32]=32.2.1)
@@ -281,6 +282,13 @@ run_loading() {
         "$bin/stestr" --test-path tests/loading run
 }
 
+run_tools() {
+    local bin
+    bin=$(environment "$main_release")
+    step tools env OS_TEST_TIMEOUT=$TEST_TIMEOUT PYTHON="$bin/python" \
+        "$bin/stestr" --test-path tests/tools run
+}
+
 run_lab() {
     local bin
     if ((EUID != 0)); then
@@ -304,7 +312,7 @@ prepare_tools
 for suite in "${SUITES[@]}"; do
     wanted "$suite" || continue
     case $suite in
-        style | lab) "run_$suite" ;;
+        style | tools | lab) "run_$suite" ;;
         nova-driver) "run_$suite" "$main_release" ;;
         *)
             for release in "${releases[@]}"; do
