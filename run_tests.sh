@@ -101,7 +101,8 @@ step() {
     local title=$1 started=$SECONDS status=0 ran=0 bad=0 kind number
     shift
     printf '\n== %s\n' "$title"
-    "$@" < /dev/null 2>&1 | tee "$log" || status=$?
+    timeout --verbose --kill-after=30 "$STEP_TIMEOUT" "$@" < /dev/null 2>&1 |
+        tee "$log" || status=$?
     while read -r kind number; do
         ran=1
         case $kind in
@@ -217,6 +218,8 @@ export OS_LOG_CAPTURE=1 OS_STDOUT_CAPTURE=1 OS_STDERR_CAPTURE=1
 export PYTHONWARNINGS=ignore::DeprecationWarning
 # Seconds; a test that hangs fails. The lab's tests have limits of their own.
 readonly TEST_TIMEOUT=300
+# What that does not reach, such as an endless cleanup under eventlet.
+readonly STEP_TIMEOUT=1500
 
 # Bash files, by name or by their first line.
 bash_files() {

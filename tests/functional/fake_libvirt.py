@@ -28,7 +28,6 @@ import libvirt_qemu
 from lxml import etree
 from nova.tests.fixtures import libvirt as fakelibvirt
 from oslo_config import cfg
-from oslo_config import fixture as config_fixture
 
 from nova_fastmig import conf
 from tests import fake_libvirt_names
@@ -289,8 +288,11 @@ class FakeLibvirt(fixtures.Fixture):
         self.qemu_callbacks = {}
         self.query_migrate = {}
         conf.register_opts(cfg.CONF)
-        self.useFixture(config_fixture.Config(cfg.CONF)).config(
-            group='fastmig', emulator=str(self.emulator))
+        # Not oslo.config's fixture: it resets all options at its end, and
+        # Nova's fixtures stop their services after that, with the waits of
+        # production.
+        cfg.CONF.set_override('emulator', str(self.emulator), group='fastmig')
+        self.addCleanup(cfg.CONF.clear_override, 'emulator', group='fastmig')
         for name, value in fake_libvirt_names.CONSTANTS.items():
             if not hasattr(fakelibvirt, name):
                 self.useFixture(fixtures.MonkeyPatch(
