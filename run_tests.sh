@@ -19,18 +19,20 @@ Suites, in the order in which they run; all of them if none is named:
                (eventlet only with Nova 33 and 32, whose fixtures know no other)
   nova-driver  Nova's own tests of its libvirt driver, against FastMigDriver
   loading      fresh environments in which nova-compute loads the driver
+  qemu         tests/qemu: builds the patched QEMU and drives pairs of it
+               directly (root only)
   lab          tests/lab: two real hosts (root only)
 
 Options:
-  --nova RELEASE   34, 33 or 32. Without it style, tools, nova-driver and lab
-                   run with 34 and the other suites with all three.
+  --nova RELEASE   34, 33 or 32. Without it style, tools, nova-driver, qemu and
+                   lab run with 34 and the other suites with all three.
   --python PYTHON  the interpreter to test with (default: python3)
   --list           list the suites
   --help
 USAGE
 }
 
-readonly SUITES=(style unit tools functional nova-driver loading lab)
+readonly SUITES=(style unit tools functional nova-driver loading qemu lab)
 # Exact versions, so that a run can be repeated; tests/constraints.txt pins
 # everything else.
 declare -rA NOVA_VERSIONS=([34]=34.0.0 [33]=33.0.2 [32]=32.2.1)
@@ -76,9 +78,8 @@ while (($#)); do
     shift
 done
 
-# A lab needs root. Someone who names it wants an error rather than a skip.
-lab_required=no
-[[ " ${suites[*]-} " == *' lab '* ]] && lab_required=yes
+# Someone who names a suite that needs root wants an error rather than a skip.
+named=" ${suites[*]-} "
 ((${#suites[@]})) || suites=("${SUITES[@]}")
 main_release=${releases[0]-34}
 ((${#releases[@]})) || releases=(34 33 32)
@@ -292,16 +293,25 @@ run_tools() {
         "$bin/stestr" --test-path tests/tools run
 }
 
+# is_root SUITE
+is_root() {
+    ((EUID != 0)) || return 0
+    [[ $named != *" $1 "* ]] || die "$1 needs root"
+    printf '\n== %s: skipped, needs root\n' "$1"
+    ((skipped += 1))
+    return 1
+}
+
+run_qemu() {
+    is_root qemu || return 0
+    # Before the lab, whose hosts get it then.
+    step 'qemu: build' lab/build-qemu
+    step qemu lab/with-qemu python -m stestr --test-path tests/qemu run --serial
+}
+
 run_lab() {
     local bin
-    if ((EUID != 0)); then
-        if [[ $lab_required == yes ]]; then
-            die 'lab needs root'
-        fi
-        printf '\n== lab: skipped, needs root\n'
-        ((skipped += 1))
-        return
-    fi
+    is_root lab || return 0
     bin=$(environment "$main_release")
     step 'lab: up' lab/up
     # In the controller's network, so that the tests reach Nova's API and the
@@ -315,7 +325,7 @@ prepare_tools
 for suite in "${SUITES[@]}"; do
     wanted "$suite" || continue
     case $suite in
-        style | tools | lab) "run_$suite" ;;
+        style | tools | qemu | lab) "run_$suite" ;;
         nova-driver) "run_$suite" "$main_release" ;;
         *)
             for release in "${releases[@]}"; do

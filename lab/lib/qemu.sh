@@ -9,21 +9,51 @@ QEMU_CACHE=$CACHE/qemu
 qemu_key() { echo "$(checkout_hash devstack tools/build-qemu)-$BASE_KEY"; }
 qemu_installed() { echo "$QEMU_CACHE/root-$BASE_KEY/upper$QEMU_PREFIX"; }
 
+# qemu_in_tree [--bind DIRECTORY INSIDE]... COMMAND...: run COMMAND in the tree
+# for it, an overlay on the base root, with the checkout and the cache of
+# tools/build-qemu.
+qemu_in_tree() {
+    local dir=$QEMU_CACHE/root-$BASE_KEY
+    mkdir -p "$dir/upper" "$dir/work" "$dir/root" "$QEMU_CACHE/cache"
+    # an overlay can be mounted once at a time
+    exec 8>"$QEMU_CACHE/running"
+    flock --nonblock 8 || die "another lab/with-qemu or lab/build-qemu is running ($QEMU_CACHE/running)"
+    # the mount ends with the namespace
+    unshare --mount --propagation private bash -euc '
+        dir=$1 lower=$2 lib=$3 checkout=$4 cache=$5; shift 5
+        mount -t overlay nfm-qemu -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
+        . "$lib/common.sh"; . "$lib/base.sh"
+        in_tree "$dir/root" --bind "$checkout" "$GUEST_SRC" --bind "$cache" /var/cache/nova-fastmig/qemu "$@"
+    ' bash "$dir" "$(base_dir)/root" "$LAB_SRC/lib" "$CHECKOUT" "$QEMU_CACHE/cache" "$@"
+}
+
 # Build it, or find that it has been built. tools/build-qemu has a cache of its
 # own below QEMU_CACHE.
 qemu_build() {
-    local dir=$QEMU_CACHE/root-$BASE_KEY
     # trees on base roots that are gone
-    find "$QEMU_CACHE" -maxdepth 1 -name 'root-*' ! -path "$dir" -exec rm -rf --one-file-system {} + 2>/dev/null || true
-    mkdir -p "$dir/upper" "$dir/work" "$dir/root" "$QEMU_CACHE/cache"
-    # the mount ends with the namespace
-    unshare --mount --propagation private bash -euc '
-        mount -t overlay nfm-qemu -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
-        . "$3/lib/common.sh"; . "$3/lib/base.sh"
-        in_tree "$2/root" --bind "$CHECKOUT" "$GUEST_SRC" --bind "$4" /var/cache/nova-fastmig/qemu \
-            "$GUEST_SRC/tools/build-qemu" install --install-deps --prefix "$5"
-    ' bash "$(base_dir)/root" "$dir" "$LAB_SRC" "$QEMU_CACHE/cache" "$QEMU_PREFIX"
+    find "$QEMU_CACHE" -maxdepth 1 -name 'root-*' ! -name "root-$BASE_KEY" -exec rm -rf --one-file-system {} + 2>/dev/null || true
+    qemu_in_tree "$GUEST_SRC/tools/build-qemu" install --install-deps --prefix "$QEMU_PREFIX"
     qemu_key >"$QEMU_CACHE/built"
+}
+
+# Run what drives QEMUs directly, in the checkout.
+qemu_run() {
+    local index venv=/opt/nova-fastmig/qemu-tests
+    index=$(python_index)
+    qemu_in_tree env ${index:+PIP_INDEX_URL="$index"} \
+        QEMU_STOCK=/usr/bin/qemu-system-x86_64 QEMU_PATCHED="$QEMU_PREFIX/bin/qemu-system-x86_64" \
+        QEMU_TEST_GUEST=/var/tmp/qemu-guest PYTHONDONTWRITEBYTECODE=1 \
+        bash -euc '
+        src=$1 venv=$2; shift 2
+        cd "$src"
+        if ! cmp --silent tests/qemu/requirements.txt "$venv/requirements.txt"; then
+            python3 -m venv --clear "$venv"
+            "$venv/bin/pip" install --quiet --disable-pip-version-check \
+                --requirement tests/qemu/requirements.txt --constraint tests/constraints.txt
+            cp tests/qemu/requirements.txt "$venv/"
+        fi
+        export PATH=$venv/bin:$PATH
+        exec "$@"' bash "$GUEST_SRC" "$venv" "$@"
 }
 
 # Give the compute hosts what was built, if it was.
