@@ -40,7 +40,7 @@ qemu_build() {
 qemu_run() {
     local index venv=/opt/nova-fastmig/qemu-tests
     index=$(python_index)
-    qemu_in_tree env ${index:+PIP_INDEX_URL="$index"} \
+    qemu_in_tree --bind /sys /sys env ${index:+PIP_INDEX_URL="$index"} \
         QEMU_STOCK=/usr/bin/qemu-system-x86_64 QEMU_PATCHED="$QEMU_PREFIX/bin/qemu-system-x86_64" \
         QEMU_TEST_GUEST=/var/tmp/qemu-guest PYTHONDONTWRITEBYTECODE=1 \
         bash -euc '
