@@ -592,8 +592,9 @@ class TestImages(Base):
         async with Rig(own_image=True) as rig:
             self.lock(rig.destination_image)
             await rig.migrate()
-            self.assertEqual(['state', 'ready', 'handover', 'refused',
-                              'shut'], rig.proxy.messages)
+            # the source hangs up on it, with or without the 'shut' behind it
+            self.assertEqual(['state', 'ready', 'handover', 'refused'],
+                             rig.proxy.messages[:4])
             await self.assert_source_resumed(rig)
             await self.assert_destination_refuses(rig)
             info = await rig.info(rig.source)
