@@ -513,7 +513,7 @@ class TestValues(TestCase):
         ('FASTMIG_FLAVOR_QEMU', 'stock', 'any, patched'),
         ('FASTMIG_FLAVOR_PROPERTIES', 'large', 'KEY=VALUE'),
         ('FASTMIG_FLAVOR_PROPERTIES', 'fastmig:enabled=false',
-         'without fastmig: keys'),
+         'KEY=VALUE separated by spaces, without fastmig: keys'),
         ('FASTMIG_TEMPEST_VERDICTS', 'good', 'met, missed'))
     @ddt.unpack
     def test_value(self, name, value, allowed):
