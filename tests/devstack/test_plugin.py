@@ -98,13 +98,19 @@ class TestCase(base.BaseTestCase):
 
     def files(self) -> dict[str, str]:
         """What is there, without what belongs to the tests themselves."""
-        ours = {'log', 'localrc', 'flavors'}
-        return {str(path.relative_to(self.place)): (
-            f'{path.stat().st_mode:o} '
-            f'{path.read_text() if path.is_file() else ""}')
-            for path in self.place.rglob('*')
-            if path.relative_to(self.place).parts[0] not in ours
-            and path.suffix != '.env'}
+        ours = {'bin', 'log', 'localrc', 'flavors'}
+        return {str(path.relative_to(self.place)): self._content(path)
+                for path in self.place.rglob('*')
+                if path.relative_to(self.place).parts[0] not in ours
+                and path.suffix != '.env'}
+
+    def _content(self, path) -> str:
+        mode = f'{path.lstat().st_mode:o}'
+        # The repository's files are too long to be shown when a test fails.
+        if (path.is_dir() or path.is_symlink()
+                or self.plugin in path.parents):
+            return mode
+        return f'{mode} {path.read_text()}'
 
     def conf(self, path=None) -> dict[str, dict[str, str]]:
         parser = configparser.ConfigParser(
