@@ -672,6 +672,13 @@ class TestWayBack(TestCase):
         self.assertNotIn('qemu_remove', self.clean())
         self.assertTrue((self.prefix / EMULATOR).exists())
 
+    def test_authority_of_others_stays(self):
+        self.stack(CONTROLLER, FASTMIG_MIGRATION_TRANSPORT='tls')
+        (self.place / 'stack/data/nova-fastmig/ca').unlink()
+        self.stack(FASTMIG_MIGRATION_TRANSPORT='tls')
+        self.clean()
+        self.assertTrue((self.ca / 'cakey.pem').exists())
+
     def test_qemu_is_found_after_local_conf_has_changed(self):
         self.stack()
         self.clean(FASTMIG_QEMU_MODE='distro', FASTMIG_QEMU_PREFIX='/other')
