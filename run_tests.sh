@@ -12,9 +12,10 @@ usage() {
 Usage: ./run_tests.sh [--nova RELEASE]... [--python PYTHON] [SUITE]...
 
 Suites, in the order in which they run; all of them if none is named:
-  style        ruff, hacking, shellcheck
+  style        ruff, hacking, shellcheck, bashate
   unit         tests/unit
   tools        tests/tools: the command that builds the patched QEMU
+  devstack     tests/devstack: the DevStack plugin, with a stand-in for DevStack
   functional   tests/functional under both of Nova's concurrency backends
                (eventlet only with Nova 33 and 32, whose fixtures know no other)
   nova-driver  Nova's own tests of its libvirt driver, against FastMigDriver
@@ -24,15 +25,15 @@ Suites, in the order in which they run; all of them if none is named:
   lab          tests/lab: two real hosts (root only)
 
 Options:
-  --nova RELEASE   34, 33 or 32. Without it style, tools, nova-driver, qemu and
-                   lab run with 34 and the other suites with all three.
+  --nova RELEASE   34, 33 or 32. Without it style, tools, devstack, nova-driver,
+                   qemu and lab run with 34 and the other suites with all three.
   --python PYTHON  the interpreter to test with (default: python3)
   --list           list the suites
   --help
 USAGE
 }
 
-readonly SUITES=(style unit tools functional nova-driver loading qemu lab)
+readonly SUITES=(style unit tools devstack functional nova-driver loading qemu lab)
 # Exact versions, so that a run can be repeated; tests/constraints.txt pins
 # everything else.
 declare -rA NOVA_VERSIONS=([34]=34.0.0 [33]=33.0.2 [32]=32.2.1)
@@ -241,9 +242,13 @@ run_style() {
     mapfile -t scripts < <(bash_files)
     step 'style: ruff' "$bin/ruff" check .
     # What ruff has no rules for: OpenStack's hacking checks.
-    step 'style: hacking' "$bin/flake8" nova_fastmig tests lab
+    step 'style: hacking' "$bin/flake8" nova_fastmig tests lab tempest-plugin
     step 'style: shellcheck' "$bin/shellcheck" --external-sources \
         --severity=warning "${scripts[@]}"
+    # As DevStack checks its own files; the others follow another style.
+    step 'style: bashate' "$bin/bashate" -i E006 -e E005,E042 \
+        devstack/plugin.sh devstack/settings devstack/lib/nova-fastmig \
+        devstack/lib/qemu
 }
 
 run_unit() {
@@ -293,7 +298,14 @@ run_tools() {
         "$bin/stestr" --test-path tests/tools run
 }
 
-# is_root SUITE
+run_devstack() {
+    local bin
+    bin=$(environment "$main_release")
+    step devstack env OS_TEST_TIMEOUT=$TEST_TIMEOUT PYTHON="$bin/python" \
+        "$bin/stestr" --test-path tests/devstack run
+}
+
+# is_root SUITE: says that it is skipped, or dies if it was named
 is_root() {
     ((EUID != 0)) || return 0
     [[ $named != *" $1 "* ]] || die "$1 needs root"
@@ -325,7 +337,7 @@ prepare_tools
 for suite in "${SUITES[@]}"; do
     wanted "$suite" || continue
     case $suite in
-        style | tools | qemu | lab) "run_$suite" ;;
+        style | tools | devstack | qemu | lab) "run_$suite" ;;
         nova-driver) "run_$suite" "$main_release" ;;
         *)
             for release in "${releases[@]}"; do
