@@ -115,6 +115,7 @@ class Session:
         self._plan = the_plan
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
+        self._samples: tuple[policy.Sample, ...] = ()
         self._abort_reason = ''
         self._post_copy_possible = False
         self._stats_saved_s = time.monotonic()
@@ -172,12 +173,15 @@ class Session:
                 guest, self._instance, tasks, on_failure, migration,
                 self._post_copy_possible)
             self._save_stats(migration, stats)
+            self._samples = policy.remember(self._samples,
+                                            policy.to_sample(stats))
             self._carry_out(guest, migration, policy.decide(
                 self._plan, elapsed_ms,
                 paused=not paused_before and guest.is_paused(),
                 post_copy_started=migration.status == _POST_COPY_STATUS,
                 post_copy_possible=self._post_copy_possible,
-                give_up_ms=give_up_s * 1000 or None))
+                give_up_ms=give_up_s * 1000 or None,
+                samples=self._samples))
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox,

@@ -47,12 +47,17 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar pass_s: how long a pass over the memory takes, with its event at the
+        start; None for a first pass that does not end
+    :ivar dirty_mib_s: what the guest dirties; 32 MiB/s are sent
     """
 
     converges: bool = True
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    pass_s: float | None = None
+    dirty_mib_s: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Domain(fakelibvirt.Domain):
         self.downtime_limit_ms = QEMU_DEFAULT_DOWNTIME_MS
         self._reason = 0
         self._started = None
+        self._pass = 0
         self._cancelled = False
         self._post_copy = False
 
@@ -131,7 +137,18 @@ class Domain(fakelibvirt.Domain):
         return {'type': fakelibvirt.VIR_DOMAIN_JOB_UNBOUNDED,
                 'time_elapsed': int((time.monotonic() - self._started) * 1000),
                 'memory_total': 1 << 30, 'memory_processed': 1 << 29,
-                'memory_remaining': 1 << 29, 'memory_iteration': 1}
+                'memory_remaining': 1 << 29, 'memory_iteration': self._pass,
+                'memory_bps': 32 << 20, 'memory_page_size': 4096,
+                'memory_dirty_rate':
+                    (self._connection.behaviour.dirty_mib_s << 20) // 4096}
+
+    def _next_pass(self):
+        """Begin another pass when it is time."""
+        pass_s = self._connection.behaviour.pass_s
+        if pass_s and (time.monotonic() - self._started >=
+                       self._pass * pass_s):
+            self._pass += 1
+            self._connection.emit('MIGRATION_ITERATION', self, self._pass)
 
     def migrateToURI3(self, dconnuri, params, flags):
         connection = self._connection
@@ -139,6 +156,7 @@ class Domain(fakelibvirt.Domain):
         connection.calls.append(Call(
             self.UUIDString(), params, flags, self.downtime_limit_ms))
         self._started = time.monotonic()
+        self._pass = 1
         self._cancelled = self._post_copy = False
         try:
             connection.emit('MIGRATION_ITERATION', self, 1)
@@ -150,6 +168,7 @@ class Domain(fakelibvirt.Domain):
                 if (self._post_copy or
                         self._state == fakelibvirt.VIR_DOMAIN_PAUSED):
                     break
+                self._next_pass()
                 time.sleep(0.01)
             if behaviour.error:
                 raise self._error(behaviour.error,

@@ -139,6 +139,47 @@ class TestTheTimeIsOver(base.TwoHosts):
         self.assert_moved(server)
 
 
+class TestTheTrend(base.TwoHosts):
+    """A guest that will not converge, with much time left."""
+
+    def setUp(self):
+        super().setUp()
+        self.fake.behaviour.converges = False
+        self.fake.behaviour.pass_s = 0.2
+        self.fake.behaviour.dirty_mib_s = 48
+
+    def test_abort(self):
+        server = self.boot_tagged(max_total_ms='600000')
+        self._live_migrate(server, 'cancelled')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('unknown', 'aborted'),
+                         (verdict['verdict'], verdict['outcome']))
+        self.assertRegex(
+            verdict['reason'],
+            r'^will not converge in the 59\d{4} ms left: 512.0 MiB remain, '
+            r'0.3 MiB fit the switchover; bandwidth 32.0 MiB/s, dirty rate '
+            r'48.0 MiB/s$')
+        self.assert_stayed(server)
+
+    def test_post_copy(self):
+        self.flags(live_migration_permit_post_copy=True, group='libvirt')
+        server = self.boot_tagged(max_total_ms='600000', on_miss='post-copy')
+        self._live_migrate(server)
+        self.assertEqual('completed', self.wait_for_verdict(server)['outcome'])
+        self.assert_moved(server)
+
+    def test_a_guest_that_will(self):
+        self.fake.behaviour.dirty_mib_s = 16
+        server = self.boot_tagged(max_total_ms='600000')
+        self.start_live_migration(server)
+        here = self.domain('src', server)
+        self._wait_for_assert(lambda: self.assertLess(6, here._pass))
+        self.fake.behaviour.converges = True
+        self._wait_for_migration_status(server, ['completed'])
+        self.assertEqual('met', self.wait_for_verdict(server)['verdict'])
+        self.assert_moved(server)
+
+
 class TestTheOperatorInterferes(base.TwoHosts):
 
     def setUp(self):

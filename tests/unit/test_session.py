@@ -366,6 +366,51 @@ class TestFollow(SessionTestCase):
         self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
         self.domain.abortJob.assert_not_called()
 
+    def passes(self, made: session.Session, dirty_pages: int) -> list[dict]:
+        """Let libvirt tell, look by look, of six passes.
+
+        :param dirty_pages: that the guest dirties per second, of 4096 bytes
+        """
+        stats = [{'time_elapsed': 1000 * number, 'memory_iteration': number,
+                  'memory_total': 1 << 30, 'memory_remaining': 64 << 20,
+                  'memory_bps': 32 << 20, 'memory_dirty_rate': dirty_pages,
+                  'memory_page_size': 4096} for number in range(1, 7)]
+        left = stats.copy()
+
+        def tell():
+            made.wake()
+            if not left:
+                self.end_with(made)
+                return stats[-1]
+            return left.pop(0)
+
+        self.domain.jobStats.side_effect = tell
+        # The clock is libvirt's, whose job began before this test.
+        patch = mock.patch.object(session.watch, '_HEAD_START_S', 3600)
+        patch.start()
+        self.addCleanup(patch.stop)
+        made.wake()
+        return left
+
+    def test_the_trend_aborts(self):
+        made = self.make(max_total_ms=600000)
+        left = self.passes(made, dirty_pages=12288)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        # The first pass tells nothing, and four others are a trend.
+        self.assertEqual([6], [each['memory_iteration'] for each in left])
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason,
+                         '^will not converge in the 59.... ms left: 64.0 MiB')
+
+    def test_a_trend_that_will_do(self):
+        made = self.make(max_total_ms=600000)
+        left = self.passes(made, dirty_pages=4096)
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.assertEqual([], left)
+        self.domain.abortJob.assert_not_called()
+
     def test_novas_tasks_are_run(self):
         made = self.make()
         made.wake()
