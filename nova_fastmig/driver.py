@@ -124,7 +124,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         super().live_migration_force_complete(instance)
         fast = self._sessions.get(instance)
         if fast is not None:
-            fast.wake()
+            fast.force()
 
     # At the destination, after a migration: whichever comes first makes the
     # guest persistent.

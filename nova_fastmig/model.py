@@ -128,6 +128,7 @@ class HostCaps:
         for a QEMU without them
     :ivar qemu_features: those of the series that this QEMU has
     :ivar libvirt_version: (major, minor, micro)
+    :ivar driver_version: of this package there; empty if it is not known
     """
 
     host: str
@@ -136,6 +137,7 @@ class HostCaps:
     qemu_series: str
     qemu_features: frozenset[QemuFeature]
     libvirt_version: tuple[int, int, int]
+    driver_version: str = ''
 
     @property
     def patched_qemu(self) -> bool:
@@ -161,6 +163,20 @@ class FeaturePlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What to expect of the next migration between two hosts.
+
+    :ivar fixed_ms: the part of its blackout that does not depend on memory
+    :ivar bandwidth_bytes_per_s: that memory will be sent with
+    :ivar count: of migrations behind it
+    """
+
+    fixed_ms: float
+    bandwidth_bytes_per_s: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """How one migration will be done; everything is decided before it starts.
 
@@ -172,6 +188,8 @@ class Plan:
     :ivar total_limit_ms: the deadline, from libvirt's start
     :ivar set_flags: names of ``VIR_MIGRATE_*`` flags to add to Nova's
     :ivar clear_flags: names of ``VIR_MIGRATE_*`` flags to take from Nova's
+    :ivar expected: what ``downtime_limit_ms`` was made from; None if nothing
+        is known
     """
 
     sla: Sla
@@ -184,6 +202,7 @@ class Plan:
     parallel_connections: int
     set_flags: frozenset[str]
     clear_flags: frozenset[str]
+    expected: Estimate | None = None
 
 
 class Action(enum.StrEnum):
@@ -244,6 +263,8 @@ class Completed:
     :ivar total_ms: libvirt's figure; None where it gave none
     :ivar blackout: QEMU's figures; None where it gave none
     :ivar agreed_features: what the two QEMUs agreed on; None if not known
+    :ivar bandwidth_bytes_per_s: libvirt's figure, over the whole migration;
+        None where it gave none
     """
 
     outcome: Outcome
@@ -252,6 +273,7 @@ class Completed:
     total_ms: int | None
     blackout: Blackout | None = None
     agreed_features: frozenset[QemuFeature] | None = None
+    bandwidth_bytes_per_s: int | None = None
 
 
 class Verdict(enum.StrEnum):
@@ -284,6 +306,8 @@ class SlaReport:
     :ivar blackout: QEMU's figures, if there are any
     :ivar qemu_features: those of the patched QEMU that were in force
     :ivar unused_features: why the others were not
+    :ivar downtime_limit_ms: what QEMU got; None if there was no plan
+    :ivar expected: what that was made from; None if nothing was known
     """
 
     instance_uuid: str
@@ -299,3 +323,5 @@ class SlaReport:
     blackout: Blackout | None = None
     qemu_features: tuple[QemuFeature, ...] = ()
     unused_features: tuple[tuple[QemuFeature, str], ...] = ()
+    downtime_limit_ms: int | None = None
+    expected: Estimate | None = None

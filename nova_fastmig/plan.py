@@ -14,6 +14,7 @@
 
 from collections.abc import Collection
 import enum
+import math
 
 from nova_fastmig import exception
 from nova_fastmig import model
@@ -146,10 +147,33 @@ def _destination_emulator(source: model.HostCaps,
     return '' if source.patched_qemu else source.emulator
 
 
+def downtime_limit_ms(max_downtime_ms: int, source: str, destination: str,
+                      expected: model.Estimate | None) -> int:
+    """The limit for QEMU: the SLA without the fixed part of the blackout.
+
+    :param source: the host's name, like ``destination``
+    :param expected: None leaves the SLA as it is
+    :raises: PlanRefused if less than a millisecond is left; QEMU takes whole
+        ones
+    """
+    if expected is None:
+        return max_downtime_ms
+    left_ms = math.floor(max_downtime_ms - expected.fixed_ms)
+    if left_ms < 1:
+        raise exception.PlanRefused([
+            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
+            f'between host {source} and host {destination} '
+            f'{expected.fixed_ms:.1f} ms do not depend on memory (as '
+            f'learned from the last {expected.count} migrations); nothing is '
+            f'left for the memory'])
+    return left_ms
+
+
 def make(sla: model.Sla, source: model.HostCaps,
          destination: model.HostCaps | None,
          transport: model.TransportSettings,
-         wanted_features: Collection[model.QemuFeature]) -> model.Plan:
+         wanted_features: Collection[model.QemuFeature],
+         expected: model.Estimate | None = None) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -157,6 +181,8 @@ def make(sla: model.Sla, source: model.HostCaps,
     :param transport: the settings of the source
     :param wanted_features: the features of the patched QEMU that the operator
         allows
+    :param expected: what earlier migrations between these hosts teach; None
+        if nothing is known, as with a destination that is not this driver
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
@@ -166,6 +192,13 @@ def make(sla: model.Sla, source: model.HostCaps,
         reasons.append(
             'the flavor asks for fastmig:qemu = patched, but the destination '
             'runs another driver, which does not start guests on it')
+    limit_ms = sla.max_downtime_ms
+    if destination is not None:
+        try:
+            limit_ms = downtime_limit_ms(
+                sla.max_downtime_ms, source.host, destination.host, expected)
+        except exception.PlanRefused as error:
+            reasons += error.reasons
     if reasons:
         raise exception.PlanRefused(reasons)
 
@@ -187,8 +220,9 @@ def make(sla: model.Sla, source: model.HostCaps,
         destination=destination,
         destination_emulator=_destination_emulator(source, destination),
         qemu_features=choose_features(source, destination, wanted_features),
-        downtime_limit_ms=sla.max_downtime_ms,
+        downtime_limit_ms=limit_ms,
         total_limit_ms=sla.max_total_ms,
         parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
-        clear_flags=frozenset(clear_flags))
+        clear_flags=frozenset(clear_flags),
+        expected=expected if destination is not None else None)

@@ -79,13 +79,17 @@ def _judge_downtime(sla: model.Sla, completed: model.Completed,
 
 def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          decisions: tuple[model.Decision, ...], completed: model.Completed,
-         features: model.FeaturePlan = _NO_FEATURES) -> model.SlaReport:
+         features: model.FeaturePlan = _NO_FEATURES,
+         downtime_limit_ms: int | None = None,
+         expected: model.Estimate | None = None) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
     outcome and reason say what happened instead.
 
     :param features: what was planned for the patched QEMU
+    :param downtime_limit_ms: what was planned for QEMU
+    :param expected: what that was made from
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -108,7 +112,9 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         qemu_features=tuple(sorted(in_force)),
         unused_features=features.unused + tuple(
             (feature, 'the two QEMUs did not agree on it')
-            for feature in sorted(refused)))
+            for feature in sorted(refused)),
+        downtime_limit_ms=downtime_limit_ms,
+        expected=expected)
 
 
 def _figure(judgement: model.Judgement) -> str:

@@ -23,6 +23,8 @@ from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from nova_fastmig import calibration
+from nova_fastmig import calibration_store
 from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import exception
@@ -99,6 +101,13 @@ def check_host(host, instance, running_here: bool = False) -> None:
             from error
 
 
+def _versions(source: model.HostCaps,
+              destination: model.HostCaps) -> calibration.Versions:
+    return calibration.Versions(*(
+        calibration.describe(host, host.driver_version)
+        for host in (source, destination)))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -118,6 +127,8 @@ class Session:
         self._samples: tuple[policy.Sample, ...] = ()
         self._abort_reason = ''
         self._post_copy_possible = False
+        # Whether the switchover was one that the next one may be like.
+        self._is_ordinary = True
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -162,6 +173,7 @@ class Session:
         guest = fast_guest.FastGuest(domain, self._plan)
         on_failure: collections.deque[str] = collections.deque()
         paused_before = guest.is_paused()
+        self._is_ordinary &= not paused_before
         self._post_copy_possible = (
             post_copy_possible and not paused_before and
             self._sla.on_miss is model.OnMiss.POST_COPY)
@@ -219,6 +231,7 @@ class Session:
                                 instance=self._instance)
                     return
             case model.Action.POST_COPY:
+                self._is_ordinary = False
                 nova_migration.trigger_postcopy_switch(
                     guest, self._instance, migration)
                 self._post_copy_possible = (
@@ -263,8 +276,13 @@ class Session:
 
     # From anywhere.
 
+    def force(self) -> None:
+        """Make ``follow`` look at once, for it was told to force the end."""
+        self._is_ordinary = False
+        self.wake()
+
     def wake(self) -> None:
-        """Make ``follow`` look at once, for a task was added for it."""
+        """Make ``follow`` look at once."""
         self._mailbox.put(watch.Wake())
 
     @contextlib.contextmanager
@@ -286,7 +304,29 @@ class Session:
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
             self._sla, tuple(self._decisions), self._completed,
-            self._plan.qemu_features)
+            self._plan.qemu_features, self._plan.downtime_limit_ms,
+            self._plan.expected)
+
+    def teach(self, store: calibration_store.Store) -> None:
+        """Remember what a completed migration says about the next one.
+
+        A failure is logged: the guest has moved.
+        """
+        if (self._completed.outcome is not model.Outcome.COMPLETED or
+                self._plan.destination is None or not self._is_ordinary):
+            return
+        lesson = calibration.lesson(
+            self._completed, early_resume=model.QemuFeature.EARLY_RESUME in
+            self.report().qemu_features)
+        if lesson is None:
+            return
+        try:
+            store.add(
+                calibration.Pair(self._plan.source.host, self._destination),
+                _versions(self._plan.source, self._plan.destination), *lesson)
+        except Exception:
+            LOG.exception('Cannot learn from this migration',
+                          instance=self._instance)
 
 
 class Sessions:
@@ -299,10 +339,28 @@ class Sessions:
         self._host = host
         self._by_uuid: dict[str, Session] = {}
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
+        self._calibration = calibration_store.Store.configured(CONF)
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
         return self._by_uuid.get(instance.uuid)
+
+    def _expected(self, source: model.HostCaps,
+                  destination: model.HostCaps | None) -> model.Estimate | None:
+        if destination is None:
+            return None
+        return self._calibration.estimate(
+            calibration.Pair(source.host, destination.host),
+            _versions(source, destination))
+
+    def _make_plan(self, context, instance, destination: str,
+                   sla: model.Sla) -> model.Plan:
+        source = capabilities.read(self._host, CONF.host,
+                                   self._host.get_guest(instance))
+        peer = capabilities.peer(context, destination)
+        return plan.make(
+            sla, source, peer, conf.transport_settings(CONF),
+            conf.qemu_features(CONF), self._expected(source, peer))
 
     def run(self, context, instance, destination: str, migrate,
             recover) -> None:
@@ -324,13 +382,7 @@ class Sessions:
             migrate()
             return
         try:
-            the_plan = plan.make(
-                sla,
-                capabilities.read(self._host, CONF.host,
-                                  self._host.get_guest(instance)),
-                capabilities.peer(context, destination),
-                conf.transport_settings(CONF),
-                conf.qemu_features(CONF))
+            the_plan = self._make_plan(context, instance, destination, sla)
         except exception.FastMigError as error:
             LOG.error('Live migration refused: %s', error, instance=instance)
             recover('failed')
@@ -346,4 +398,5 @@ class Sessions:
             migrate()
         finally:
             del self._by_uuid[instance.uuid]
+            session.teach(self._calibration)
             self._sinks.emit(context, session.report())

@@ -262,7 +262,9 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
         downtime_ms=downtime_ms,
         total_ms=total_ms,
         blackout=to_blackout(qemu.get('x-blackout', {})),
-        agreed_features=_agreed(qemu))
+        agreed_features=_agreed(qemu),
+        # QEMU's average over the whole migration, once that is completed.
+        bandwidth_bytes_per_s=_count(stats, 'memory_bps'))
 
 
 class Watch:

@@ -29,7 +29,7 @@ from lxml import etree
 from nova.tests.fixtures import libvirt as fakelibvirt
 from oslo_config import cfg
 
-from nova_fastmig import conf
+from nova_fastmig import opts
 from tests import fake_libvirt_names
 from tests import fake_qemu
 
@@ -183,7 +183,8 @@ class Domain(fakelibvirt.Domain):
             flags & fakelibvirt.VIR_MIGRATE_PERSIST_DEST)
         self._leave()
         stats = {'downtime': behaviour.downtime_ms,
-                 'time_elapsed': behaviour.total_ms}
+                 'time_elapsed': behaviour.total_ms,
+                 'memory_bps': 1 << 30}
         connection.emit('JOB_COMPLETED', self, {
             'type': fakelibvirt.VIR_DOMAIN_JOB_COMPLETED,
             **{name: value for name, value in stats.items()
@@ -306,12 +307,15 @@ class FakeLibvirt(fixtures.Fixture):
         self.features = ()
         self.qemu_callbacks = {}
         self.query_migrate = {}
-        conf.register_opts(cfg.CONF)
+        opts.register(cfg.CONF)
         # Not oslo.config's fixture: it resets all options at its end, and
         # Nova's fixtures stop their services after that, with the waits of
         # production.
-        cfg.CONF.set_override('emulator', str(self.emulator), group='fastmig')
-        self.addCleanup(cfg.CONF.clear_override, 'emulator', group='fastmig')
+        for name, value in (
+                ('emulator', self.emulator),
+                ('calibration_path', self.emulator.parent / 'calibration')):
+            cfg.CONF.set_override(name, str(value), group='fastmig')
+            self.addCleanup(cfg.CONF.clear_override, name, group='fastmig')
         for name, value in fake_libvirt_names.CONSTANTS.items():
             if not hasattr(fakelibvirt, name):
                 self.useFixture(fixtures.MonkeyPatch(

@@ -135,7 +135,8 @@ class TestRead(CapabilitiesTestCase):
             model.HostCaps(
                 'compute1', emulator=DEFAULT, qemu_version=(10, 0, 13),
                 qemu_series='', qemu_features=frozenset(),
-                libvirt_version=(11, 3, 2)),
+                libvirt_version=(11, 3, 2),
+                driver_version=capabilities.OWN_VERSION),
             self.read())
 
     def test_patched_qemu(self):
@@ -145,7 +146,8 @@ class TestRead(CapabilitiesTestCase):
                 'compute1', emulator=str(self.emulator),
                 qemu_version=(10, 0, 2), qemu_series='nova-fastmig 3',
                 qemu_features=frozenset({model.QemuFeature.EARLY_RESUME}),
-                libvirt_version=(11, 3, 2)),
+                libvirt_version=(11, 3, 2),
+                driver_version=capabilities.OWN_VERSION),
             self.read())
 
     def test_a_guest_on_the_distributions_qemu(self):

@@ -269,3 +269,69 @@ class TestDestinationEmulator(base.BaseTestCase):
                 exception.PlanRefused, make, sla,
                 host=values.patched_host(), destination=destination)
             self.assertIn(words, str(error))
+
+
+@ddt.ddt
+class TestDowntimeLimit(base.BaseTestCase):
+
+    def limit(self, max_downtime_ms, fixed_ms):
+        return plan.downtime_limit_ms(
+            max_downtime_ms, 'compute1', 'compute2',
+            model.Estimate(fixed_ms, 1e9, 12))
+
+    def test_nothing_is_known(self):
+        self.assertEqual(10, plan.downtime_limit_ms(
+            10, 'compute1', 'compute2', None))
+
+    @ddt.data((10, 0, 10), (10, 6.0, 4), (10, 6.1, 3), (10, 9.0, 1))
+    @ddt.unpack
+    def test_what_is_left(self, max_downtime_ms, fixed_ms, left_ms):
+        self.assertEqual(left_ms, self.limit(max_downtime_ms, fixed_ms))
+
+    @ddt.data((10, 9.1), (10, 10), (10, 41.52), (1, 0.5))
+    @ddt.unpack
+    def test_nothing_is_left(self, max_downtime_ms, fixed_ms):
+        error = self.assertRaises(exception.PlanRefused, self.limit,
+                                  max_downtime_ms, fixed_ms)
+        self.assertEqual(
+            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
+            f'between host compute1 and host compute2 {fixed_ms:.1f} ms do '
+            'not depend on memory (as learned from the last 12 migrations); '
+            'nothing is left for the memory', str(error))
+
+    @hypothesis.given(st.integers(1, 1000), st.floats(0, 2000))
+    def test_both_parts_fit_the_sla(self, max_downtime_ms, fixed_ms):
+        try:
+            left_ms = self.limit(max_downtime_ms, fixed_ms)
+        except exception.PlanRefused:
+            self.assertLess(max_downtime_ms - fixed_ms, 1)
+        else:
+            self.assertLessEqual(left_ms + fixed_ms, max_downtime_ms + 1e-9)
+            self.assertGreaterEqual(left_ms, 1)
+
+
+class TestCalibratedPlan(base.BaseTestCase):
+
+    EXPECTED = model.Estimate(6.2, 1e9, 12)
+
+    def make(self, max_downtime_ms=10, destination=DESTINATION, **changes):
+        return plan.make(
+            values.sla(max_downtime_ms=max_downtime_ms), values.host(),
+            destination, values.transport(**changes), (), self.EXPECTED)
+
+    def test_the_limit_is_what_the_fixed_part_leaves(self):
+        made = self.make()
+        self.assertEqual((3, self.EXPECTED),
+                         (made.downtime_limit_ms, made.expected))
+
+    def test_nothing_is_left(self):
+        error = self.assertRaises(exception.PlanRefused, self.make, 7,
+                                  tunnelled=True)
+        self.assertEqual(2, len(error.reasons))
+        self.assertIn(
+            'between host compute1 and host compute2 6.2 ms do not depend on '
+            'memory', error.reasons[1])
+
+    def test_of_another_driver_nothing_is_known(self):
+        made = self.make(destination=None)
+        self.assertEqual((10, None), (made.downtime_limit_ms, made.expected))

@@ -12,16 +12,20 @@
 
 import collections
 import contextlib
+import pathlib
 import types
 from unittest import mock
 
 import ddt
+import fixtures
 import libvirt
 from nova import exception as nova_exception
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 from oslotest import base
 
+from nova_fastmig import calibration
+from nova_fastmig import calibration_store
 from nova_fastmig import conf
 from nova_fastmig import model
 from nova_fastmig import session
@@ -50,6 +54,11 @@ class SessionTestCase(base.BaseTestCase):
         super().setUp()
         self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
         conf.register_opts(cfg.CONF)
+        calibration_store.register_opts(cfg.CONF)
+        self.calibration_path = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path, 'calibration.json')
+        self.conf.config(group='fastmig',
+                         calibration_path=str(self.calibration_path))
         self.host = mock.Mock()
         self.caps = values.host()
         self.peer = values.host(host='compute2')
@@ -175,6 +184,44 @@ class TestSessionsRun(SessionTestCase):
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
         self.assertIn('live_migration_tunnelled is set', report.reason)
 
+    def learn(self, fixed_ms: float, **versions: model.HostCaps) -> None:
+        hosts = {'source': self.caps, 'destination': self.peer, **versions}
+        for _ in range(calibration.MIN_OBSERVATIONS):
+            self.sessions._calibration.add(
+                calibration.Pair('compute1', 'compute2'),
+                session._versions(**hosts), fixed_ms, 1e9)
+
+    def limit(self) -> int | None:
+        self.run_one(instance(enabled='true'))
+        return self.reports[-1].downtime_limit_ms
+
+    def test_the_limit_is_what_calibration_leaves(self):
+        self.assertEqual(10, self.limit())
+        self.assertIsNone(self.reports[0].expected)
+        self.learn(6.5)
+        self.assertEqual(3, self.limit())
+        self.assertEqual(model.Estimate(6.5, 1e9, 5),
+                         self.reports[1].expected)
+
+    def test_what_other_versions_taught_does_not_count(self):
+        self.learn(6.5, destination=values.host(driver_version='0.9.0'))
+        self.assertEqual(10, self.limit())
+
+    def test_another_driver_at_the_destination(self):
+        self.learn(6.5)
+        self.peer = None
+        self.assertEqual(10, self.limit())
+
+    def test_calibration_leaves_nothing(self):
+        self.learn(9.5)
+        self.assertIsNone(self.limit())
+        self.migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+        report, = self.reports
+        self.assertEqual(model.Outcome.REFUSED, report.outcome)
+        self.assertIn('9.5 ms do not depend on memory (as learned from the '
+                      'last 5 migrations)', report.reason)
+
     def test_no_longer_valid(self):
         self.run_one(instance(enabled='true', on_miss='shrug'))
         self.migrate.assert_not_called()
@@ -245,6 +292,65 @@ class TestFollow(SessionTestCase):
                                     report.total.measured_ms))
         self.post.assert_called_once_with()
         self.recover.assert_not_called()
+
+    def lessons(self, made: session.Session) -> list[tuple]:
+        store = mock.create_autospec(calibration_store.Store, instance=True)
+        made.teach(store)
+        return [call.args for call in store.add.call_args_list]
+
+    def test_a_migration_teaches(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual(
+            [(('compute1', 'compute2'),
+              session._versions(self.caps, self.peer), 6, 10 ** 9)],
+            self.lessons(made))
+
+    def test_what_libvirt_does_not_tell_teaches_nothing(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_migration_that_failed_teaches_nothing(self):
+        made = self.make()
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_blackout_by_order_teaches_nothing(self):
+        made = self.make()
+        made.force()
+        self.complete(downtime=6000, time_elapsed=9000, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_guest_that_was_paused_teaches_nothing(self):
+        made = self.make()
+        self.domain.state.return_value = [libvirt.VIR_DOMAIN_PAUSED, 1]
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_nothing_is_learned_about_another_driver(self):
+        self.peer = None
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_calibration_that_breaks_does_no_harm(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        made.teach(mock.Mock(add=mock.Mock(side_effect=ValueError)))
 
     def test_libvirt_gives_no_figures(self):
         made = self.make()

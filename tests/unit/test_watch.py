@@ -163,6 +163,12 @@ class TestToCompleted(base.BaseTestCase):
             model.Completed(model.Outcome.COMPLETED, '', 7, 812),
             watch.to_completed({'downtime': 7, 'time_elapsed': 812}, {}))
 
+    def test_bandwidth(self):
+        self.assertEqual(10 ** 9, watch.to_completed(
+            {'memory_bps': 10 ** 9}, {}).bandwidth_bytes_per_s)
+        self.assertIsNone(watch.to_completed(
+            {'memory_bps': -1}, {}).bandwidth_bytes_per_s)
+
     def test_a_downtime_longer_than_all_of_it(self):
         """One of the two is wrong, and nobody knows which."""
         completed = watch.to_completed(

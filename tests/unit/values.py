@@ -44,6 +44,7 @@ def host(**changes) -> model.HostCaps:
         'qemu_series': '',
         'qemu_features': frozenset(),
         'libvirt_version': (11, 3, 0),
+        'driver_version': '1.0.0',
         **changes})
 
 
