@@ -56,9 +56,11 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                                            block_migration=False,
                                            disk_over_commit=False):
         session.check_host(self._host, instance)
-        return super().check_can_live_migrate_destination(
+        checked = super().check_can_live_migrate_destination(
             context, instance, src_compute_info, dst_compute_info,
             block_migration, disk_over_commit)
+        self._sessions.expect(instance, is_next=False)
+        return checked
 
     def check_can_live_migrate_source(self, context, instance,
                                       dest_check_data, block_device_info=None):
@@ -126,18 +128,39 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         if fast is not None:
             fast.force()
 
-    # At the destination, after a migration: whichever comes first makes the
-    # guest persistent.
+    # At the destination. Its bandwidth is reserved until one of these finds
+    # that the migration is over, or its time is; and whichever comes first
+    # makes the guest persistent.
+
+    def pre_live_migration(self, context, instance, block_device_info,
+                           network_info, disk_info, migrate_data):
+        self._sessions.expect(instance, is_next=True)
+        return super().pre_live_migration(
+            context, instance, block_device_info, network_info, disk_info,
+            migrate_data)
 
     def emit_event(self, event):
-        if (isinstance(event, nova_event.LifecycleEvent) and
-                event.transition == nova_event.EVENT_LIFECYCLE_RESUMED):
-            fast_guest.persist_by_uuid(self._host, event.uuid)
+        if isinstance(event, nova_event.LifecycleEvent):
+            if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
+                fast_guest.persist_by_uuid(self._host, event.uuid)
+            elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
+                self._sessions.arrived(event.uuid)
         super().emit_event(event)
+
+    def rollback_live_migration_at_destination(self, context, instance,
+                                               network_info,
+                                               block_device_info,
+                                               destroy_disks=True,
+                                               migrate_data=None):
+        self._sessions.arrived(instance.uuid)
+        super().rollback_live_migration_at_destination(
+            context, instance, network_info, block_device_info,
+            destroy_disks, migrate_data)
 
     def post_live_migration_at_destination(self, context, instance,
                                            network_info, block_migration=False,
                                            block_device_info=None):
+        self._sessions.arrived(instance.uuid)
         fast_guest.persist_by_uuid(self._host, instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, network_info, block_migration,

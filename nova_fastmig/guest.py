@@ -144,6 +144,10 @@ class FastGuest(nova_guest.Guest):
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
         # Nova 33 and newer: from Nova's own option.
         kwargs.pop('parallel', None)
+        if self._plan.bandwidth_limit_mib_s:
+            # Nova's own limit, where there is one, holds too.
+            kwargs['bandwidth'] = min(filter(None, (
+                kwargs.get('bandwidth'), self._plan.bandwidth_limit_mib_s)))
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
         try:

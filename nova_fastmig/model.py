@@ -190,6 +190,8 @@ class Plan:
     :ivar clear_flags: names of ``VIR_MIGRATE_*`` flags to take from Nova's
     :ivar expected: what ``downtime_limit_ms`` was made from; None if nothing
         is known
+    :ivar bandwidth_limit_mib_s: what is reserved for it; None where nothing
+        is reserved
     """
 
     sla: Sla
@@ -203,6 +205,7 @@ class Plan:
     set_flags: frozenset[str]
     clear_flags: frozenset[str]
     expected: Estimate | None = None
+    bandwidth_limit_mib_s: int | None = None
 
 
 class Action(enum.StrEnum):

@@ -173,7 +173,8 @@ def make(sla: model.Sla, source: model.HostCaps,
          destination: model.HostCaps | None,
          transport: model.TransportSettings,
          wanted_features: Collection[model.QemuFeature],
-         expected: model.Estimate | None = None) -> model.Plan:
+         expected: model.Estimate | None = None,
+         bandwidth_limit_mib_s: int | None = None) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -183,6 +184,7 @@ def make(sla: model.Sla, source: model.HostCaps,
         allows
     :param expected: what earlier migrations between these hosts teach; None
         if nothing is known, as with a destination that is not this driver
+    :param bandwidth_limit_mib_s: what is reserved; None if nothing is
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
@@ -225,4 +227,5 @@ def make(sla: model.Sla, source: model.HostCaps,
         parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
         clear_flags=frozenset(clear_flags),
-        expected=expected if destination is not None else None)
+        expected=expected if destination is not None else None,
+        bandwidth_limit_mib_s=bandwidth_limit_mib_s)

@@ -14,6 +14,7 @@
 
 import collections
 import contextlib
+import math
 import time
 
 import libvirt
@@ -29,11 +30,13 @@ from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import exception
 from nova_fastmig import guest as fast_guest
+from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
 from nova_fastmig import report
 from nova_fastmig import request
+from nova_fastmig import reservation
 from nova_fastmig import sinks
 from nova_fastmig import watch
 
@@ -45,6 +48,12 @@ LOG = logging.getLogger(__name__)
 # "unknown".
 _COMPLETED_STATS_TIMEOUT_S = 5
 
+# From the check at the destination until the migration gets there, and beyond
+# the time in which it must be over. Who comes later asks again.
+_ARRIVAL_SLACK_S = 60
+
+_MIB = 1 << 20
+
 # What Nova sets when post-copy has begun.
 _POST_COPY_STATUS = 'running (post-copy)'
 
@@ -52,6 +61,21 @@ _POST_COPY_STATUS = 'running (post-copy)'
 def _sla(instance) -> model.Sla | None:
     return request.parse(instance.flavor.extra_specs or {},
                          conf.sla_settings(CONF))
+
+
+def _needed_mib_s(instance, sla: model.Sla) -> int:
+    """Bandwidth to be reserved; libvirt limits it in whole MiB/s."""
+    return math.ceil(ledger.needed_bytes_per_s(
+        instance.flavor.memory_mb * _MIB, sla.max_total_ms) / _MIB)
+
+
+def _longest_s(instance, sla: model.Sla) -> float:
+    """When a migration is over at the latest, from libvirt's start."""
+    total_s = sla.max_total_ms / 1000
+    if sla.on_miss is model.OnMiss.ABORT:
+        return total_s
+    return max(total_s, CONF.libvirt.live_migration_completion_timeout *
+               max(2, instance.flavor.memory_mb / 1024) or math.inf)
 
 
 def choose_emulator(instance, domain_xml: str) -> str:
@@ -340,6 +364,7 @@ class Sessions:
         self._by_uuid: dict[str, Session] = {}
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
         self._calibration = calibration_store.Store.configured(CONF)
+        self._reservations = reservation.Reservations.configured(CONF)
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
@@ -353,14 +378,47 @@ class Sessions:
             calibration.Pair(source.host, destination.host),
             _versions(source, destination))
 
-    def _make_plan(self, context, instance, destination: str,
-                   sla: model.Sla) -> model.Plan:
+    @staticmethod
+    def _arrival(instance_uuid: str) -> str:
+        # The same guest can leave soon after.
+        return f'{instance_uuid} arriving'
+
+    def expect(self, instance, is_next: bool) -> None:
+        """Reserve bandwidth for a tagged guest that is to come here.
+
+        :param is_next: it comes now; otherwise it may have to wait in a queue
+            of Nova's, and asks again then
+        :raises: MigrationPreCheckError with the figures
+        """
+        try:
+            sla = _sla(instance)
+            if sla is None:
+                return
+            lease_s = _ARRIVAL_SLACK_S
+            if is_next:
+                lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
+                            _longest_s(instance, sla))
+            self._reservations.take(
+                self._arrival(instance.uuid),
+                _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+        except exception.FastMigError as error:
+            raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+                from error
+
+    def arrived(self, instance_uuid: str) -> None:
+        """A guest is here, or will not come."""
+        self._reservations.give_back(self._arrival(instance_uuid))
+
+    def _make_plan(self, context, instance, destination: str, sla: model.Sla,
+                   grant: reservation.Grant) -> model.Plan:
         source = capabilities.read(self._host, CONF.host,
                                    self._host.get_guest(instance))
         peer = capabilities.peer(context, destination)
         return plan.make(
             sla, source, peer, conf.transport_settings(CONF),
-            conf.qemu_features(CONF), self._expected(source, peer))
+            conf.qemu_features(CONF), self._expected(source, peer),
+            None if grant.bytes_per_s is None
+            else grant.bytes_per_s // _MIB)
 
     def run(self, context, instance, destination: str, migrate,
             recover) -> None:
@@ -381,17 +439,29 @@ class Sessions:
         if sla is None:
             migrate()
             return
-        try:
-            the_plan = self._make_plan(context, instance, destination, sla)
-        except exception.FastMigError as error:
-            LOG.error('Live migration refused: %s', error, instance=instance)
-            recover('failed')
-            self._sinks.emit(context, report.make(
-                instance.uuid, CONF.host, destination, sla, (),
-                model.Completed(model.Outcome.REFUSED, str(error), None,
-                                None)))
-            return
-        LOG.info('Live migration by %s', the_plan, instance=instance)
+        with contextlib.ExitStack() as held:
+            try:
+                grant = held.enter_context(self._reservations.hold(
+                    instance.uuid, _needed_mib_s(instance, sla) * _MIB,
+                    CONF.fastmig.migration_bandwidth_wait_s))
+                the_plan = self._make_plan(context, instance, destination,
+                                           sla, grant)
+            except exception.FastMigError as error:
+                LOG.error('Live migration refused: %s', error,
+                          instance=instance)
+                recover('failed')
+                self._sinks.emit(context, report.make(
+                    instance.uuid, CONF.host, destination, sla, (),
+                    model.Completed(model.Outcome.REFUSED, str(error), None,
+                                    None)))
+                return
+            LOG.info('Live migration by %s, after %d ms of waiting for '
+                     'bandwidth', the_plan, grant.waited_ms, instance=instance)
+            self._run_planned(context, instance, destination, sla, the_plan,
+                              migrate)
+
+    def _run_planned(self, context, instance, destination: str,
+                     sla: model.Sla, the_plan: model.Plan, migrate) -> None:
         session = Session(self._host, instance, destination, sla, the_plan)
         self._by_uuid[instance.uuid] = session
         try:

@@ -131,6 +131,43 @@ class TestFastMigDriver(base.BaseTestCase):
             resources)
         persist.assert_called_once()
 
+    def test_bandwidth_is_reserved_for_an_arrival(self):
+        made = self.make()
+        made._sessions = sessions = mock.Mock()
+        for name, is_next, arguments in (
+                ('check_can_live_migrate_destination', False, 2),
+                ('pre_live_migration', True, 4)):
+            with (mock.patch.object(nova_driver.LibvirtDriver, name) as stock,
+                  mock.patch.object(driver.session, 'check_host')):
+                getattr(made, name)(None, mock.sentinel.instance,
+                                    *arguments * (None,))
+            stock.assert_called_once()
+            sessions.expect.assert_called_once_with(mock.sentinel.instance,
+                                                    is_next=is_next)
+            sessions.reset_mock()
+
+    def test_and_given_back(self):
+        made = self.make()
+        made._sessions = sessions = mock.Mock()
+        guest = mock.Mock(uuid='uuid')
+        with (mock.patch.object(nova_driver.LibvirtDriver, 'emit_event'),
+              mock.patch.object(
+                  nova_driver.LibvirtDriver,
+                  'rollback_live_migration_at_destination'),
+              mock.patch.object(nova_driver.LibvirtDriver,
+                                'post_live_migration_at_destination'),
+              mock.patch.object(driver.fast_guest, 'persist_by_uuid')):
+            for end in (
+                    lambda: made.emit_event(event.LifecycleEvent(
+                        'uuid', event.EVENT_LIFECYCLE_STOPPED)),
+                    lambda: made.rollback_live_migration_at_destination(
+                        None, guest, None, None),
+                    lambda: made.post_live_migration_at_destination(
+                        None, guest, None)):
+                end()
+                sessions.arrived.assert_called_once_with('uuid')
+                sessions.reset_mock()
+
     def test_a_resumed_guest_is_made_persistent(self):
         made = self.make()
         with (mock.patch.object(nova_driver.LibvirtDriver, 'emit_event'),

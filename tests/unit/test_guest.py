@@ -151,6 +151,16 @@ class TestMigrate(base.BaseTestCase):
         self.assertEqual((5, '<domain/>'),
                          (params['bandwidth'], params['destination_xml']))
 
+    def test_bandwidth(self):
+        """Nova's own limit is 5 here."""
+        for reserved, limit in ((3, 3), (7, 5), (None, 5)):
+            self.migrate(values.plan(bandwidth_limit_mib_s=reserved))
+            self.assertEqual(limit, self.call()['params']['bandwidth'])
+        guest.FastGuest(
+            self.domain, values.plan(bandwidth_limit_mib_s=7)).migrate(
+            URI, destination_xml='<domain/>', bandwidth=0)
+        self.assertEqual(7, self.call()['params']['bandwidth'])
+
     def test_the_destination_gets_its_own_qemu(self):
         self.migrate(
             values.plan(

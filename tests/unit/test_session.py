@@ -28,6 +28,7 @@ from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import conf
 from nova_fastmig import model
+from nova_fastmig import reservation
 from nova_fastmig import session
 from tests.unit import values
 
@@ -44,7 +45,7 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 def instance(**extra_specs):
     return types.SimpleNamespace(
         uuid=UUID, name='instance-1',
-        flavor=types.SimpleNamespace(extra_specs={
+        flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
             f'fastmig:{key}': value for key, value in extra_specs.items()}))
 
 
@@ -226,6 +227,106 @@ class TestSessionsRun(SessionTestCase):
         self.run_one(instance(enabled='true', on_miss='shrug'))
         self.migrate.assert_not_called()
         self.recover.assert_called_once_with('failed')
+
+
+@ddt.ddt
+class TestReservation(SessionTestCase):
+    """512 MiB in 2 s, with as much again: 512 MiB/s."""
+
+    def setUp(self):
+        super().setUp()
+        reservation.register_opts(cfg.CONF)
+        self.conf.config(group='fastmig', migration_bandwidth_mib_s=800,
+                         migration_bandwidth_wait_s=0)
+        self.sessions = session.Sessions(self.host)
+        self.reports = []
+        self.sessions._sinks = types.SimpleNamespace(
+            emit=lambda context, report: self.reports.append(report))
+        self.recover = mock.Mock()
+
+    def free_mib_s(self) -> int:
+        return self.sessions._reservations._ledger.free_bytes_per_s >> 20
+
+    def run_one(self, migrate, **extra_specs) -> None:
+        self.sessions.run(CONTEXT, instance(enabled='true', **extra_specs),
+                          'compute2', migrate, self.recover)
+
+    def plan(self) -> model.Plan:
+        return self.sessions.get(instance())._plan
+
+    def test_it_lasts_as_long_as_the_migration(self):
+        def migrate():
+            self.assertEqual(288, self.free_mib_s())
+            self.assertEqual(512, self.plan().bandwidth_limit_mib_s)
+        self.run_one(migrate)
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_an_error_gives_it_back(self):
+        self.assertRaises(ValueError, self.run_one,
+                          mock.Mock(side_effect=ValueError))
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_a_refused_plan_gives_it_back(self):
+        self.conf.config(group='libvirt', live_migration_tunnelled=True)
+        self.run_one(mock.Mock())
+        self.assertEqual(800, self.free_mib_s())
+        self.assertEqual(model.Outcome.REFUSED, self.reports[0].outcome)
+
+    def test_more_than_there_is(self):
+        self.run_one(lambda: self.assertEqual(
+            800, self.plan().bandwidth_limit_mib_s), max_total_ms='1000')
+
+    def test_no_room(self):
+        other = self.sessions._reservations.hold('other', 300 << 20, 0)
+        migrate = mock.Mock()
+        with other:
+            self.run_one(migrate)
+        migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+        self.assertIn('the migration needs 512 MiB/s, but of the 800 MiB/s',
+                      self.reports[0].reason)
+
+    def test_an_untagged_guest_reserves_nothing(self):
+        self.sessions.run(CONTEXT, instance(), 'compute2',
+                          lambda: self.assertEqual(800, self.free_mib_s()),
+                          self.recover)
+        self.sessions.expect(instance(), is_next=True)
+        self.assertEqual(800, self.free_mib_s())
+
+    @ddt.data(True, False)
+    def test_an_arrival(self, is_next):
+        self.sessions.expect(instance(enabled='true'), is_next)
+        self.assertEqual(288, self.free_mib_s())
+        self.sessions.arrived(UUID)
+        self.assertEqual(800, self.free_mib_s())
+
+    def lease_s(self, is_next=True, **extra_specs) -> float:
+        with mock.patch.object(self.sessions._reservations, 'take') as take:
+            self.sessions.expect(instance(enabled='true', **extra_specs),
+                                 is_next)
+        return take.call_args.kwargs['lease_s']
+
+    def test_how_long_an_arrival_is_waited_for(self):
+        self.conf.config(group='fastmig', migration_bandwidth_wait_s=30)
+        self.assertEqual(60, self.lease_s(is_next=False))
+        self.assertEqual(60 + 30 + 2, self.lease_s())
+        # Nova counts at least 2 GiB.
+        self.assertEqual(60 + 30 + 2 * 800, self.lease_s(on_miss='proceed'))
+        self.conf.config(group='libvirt', live_migration_completion_timeout=0)
+        self.assertEqual(float('inf'), self.lease_s(on_miss='proceed'))
+
+    def test_no_room_for_an_arrival(self):
+        with self.sessions._reservations.hold('other', 300 << 20, 0):
+            error = self.assertRaises(
+                nova_exception.MigrationPreCheckError, self.sessions.expect,
+                instance(enabled='true'), is_next=False)
+        self.assertIn('the migration needs 512 MiB/s', str(error))
+
+    def test_where_nothing_is_reserved(self):
+        self.conf.config(group='fastmig', migration_bandwidth_mib_s=0)
+        self.sessions = session.Sessions(self.host)
+        self.run_one(lambda: self.assertIsNone(
+            self.plan().bandwidth_limit_mib_s))
 
 
 @ddt.ddt
