@@ -49,6 +49,10 @@ _QEMU_FEATURES = 'fastmig_qemu_features'
 _LIBVIRT_VERSION = 'fastmig_libvirt_version'
 _DRIVER_VERSION = 'fastmig_driver_version'
 
+# For flavors, and for the operator's own use of placement.
+TRAIT = 'CUSTOM_FASTMIG'
+TRAIT_QEMU = 'CUSTOM_FASTMIG_QEMU'
+
 _ASK_TIMEOUT_S = 10
 _QUESTIONS = ('query-version', 'query-migrate-capabilities')
 
@@ -152,6 +156,11 @@ def patched_emulator() -> str | None:
     """Path of the patched QEMU for tagged guests that start on this host."""
     path = CONF.fastmig.emulator
     return path if path and _installed(path) else None
+
+
+def traits() -> dict[str, bool]:
+    """Whether this host has each of the traits that this package knows."""
+    return {TRAIT: True, TRAIT_QEMU: patched_emulator() is not None}
 
 
 def read(host, name: str, guest=None) -> model.HostCaps:

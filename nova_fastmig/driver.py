@@ -49,6 +49,14 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             instance,
             super()._get_guest_xml(context, instance, *args, **kwargs))
 
+    # For the scheduler.
+
+    def update_provider_tree(self, provider_tree, nodename, allocations=None):
+        super().update_provider_tree(provider_tree, nodename, allocations)
+        for trait, has_it in capabilities.traits().items():
+            (provider_tree.add_traits if has_it
+             else provider_tree.remove_traits)(nodename, trait)
+
     # At both ends, before a migration.
 
     def check_can_live_migrate_destination(self, context, instance,

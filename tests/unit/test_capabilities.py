@@ -95,6 +95,15 @@ class TestPatchedEmulator(CapabilitiesTestCase):
         self.assertIsNone(capabilities.patched_emulator())
         self.assertEqual(2, len(self.starts()))
 
+    def test_traits(self):
+        self.assertEqual(
+            {'CUSTOM_FASTMIG': True, 'CUSTOM_FASTMIG_QEMU': False},
+            capabilities.traits())
+        self.install()
+        self.assertEqual(
+            {'CUSTOM_FASTMIG': True, 'CUSTOM_FASTMIG_QEMU': True},
+            capabilities.traits())
+
     def test_not_a_patched_one(self):
         self.install(STOCK)
         self.assertIsNone(capabilities.patched_emulator())

@@ -15,6 +15,7 @@ from unittest import mock
 
 import ddt
 from nova.compute import manager
+from nova.compute import provider_tree
 from nova import conf as nova_conf  # noqa: F401  registers [libvirt]
 from nova.tests import fixtures as nova_fixtures
 from nova.virt import event
@@ -167,6 +168,24 @@ class TestFastMigDriver(base.BaseTestCase):
                 end()
                 sessions.arrived.assert_called_once_with('uuid')
                 sessions.reset_mock()
+
+    def test_traits_come_and_go(self):
+        tree = provider_tree.ProviderTree()
+        tree.new_root('node', '7d2a3f0e-1a2b-4c3d-8e9f-0a1b2c3d4e5f')
+        tree.add_traits('node', 'CUSTOM_OTHER')
+        made = self.make()
+        for emulator, traits in ((None, {'CUSTOM_FASTMIG'}),
+                                 ('/opt/q', {'CUSTOM_FASTMIG',
+                                             'CUSTOM_FASTMIG_QEMU'}),
+                                 (None, {'CUSTOM_FASTMIG'})):
+            with (mock.patch.object(nova_driver.LibvirtDriver,
+                                    'update_provider_tree') as stock,
+                  mock.patch.object(capabilities, 'patched_emulator',
+                                    return_value=emulator)):
+                made.update_provider_tree(tree, 'node', {})
+            stock.assert_called_once_with(tree, 'node', {})
+            self.assertEqual({'CUSTOM_OTHER', *traits},
+                             set(tree.data('node').traits))
 
     def test_a_resumed_guest_is_made_persistent(self):
         made = self.make()
