@@ -114,6 +114,18 @@ list for none. A feature is used where the QEMU of the hosts that it concerns
 has it. All of them: {', '.join(model.QemuFeature)}.
 """),
     cfg.IntOpt(
+        'switchover_timeout_ms', default=0, min=0,
+        help="""
+For how long, in milliseconds, a guest may stand still in a switchover that
+does not finish. Then the migration is cancelled and the guest resumes at the
+source. 0 means twenty times ``fastmig:max_downtime_ms`` and at least 2000; a
+value below ``fastmig:max_downtime_ms`` counts as that.
+
+It is for a switchover that hangs, not for one that is late: whoever cancels
+one that was about to finish makes the guest stand still once more with the
+next attempt. It is noticed with the next poll (``poll_interval_ms``).
+"""),
+    cfg.IntOpt(
         'poll_interval_ms', default=500, min=50, max=10000,
         help="""
 How often, in milliseconds, to ask libvirt for the state of a migration when

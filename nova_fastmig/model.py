@@ -186,6 +186,8 @@ class Plan:
         the one that libvirt takes by itself
     :ivar downtime_limit_ms: QEMU's ``downtime-limit``
     :ivar total_limit_ms: the deadline, from libvirt's start
+    :ivar switchover_limit_ms: a guest that stands still for longer, in a
+        switchover that has not finished, resumes at the source
     :ivar set_flags: names of ``VIR_MIGRATE_*`` flags to add to Nova's
     :ivar clear_flags: names of ``VIR_MIGRATE_*`` flags to take from Nova's
     :ivar expected: what ``downtime_limit_ms`` was made from; None if nothing
@@ -201,6 +203,7 @@ class Plan:
     qemu_features: FeaturePlan
     downtime_limit_ms: int
     total_limit_ms: int
+    switchover_limit_ms: int
     parallel_connections: int
     set_flags: frozenset[str]
     clear_flags: frozenset[str]

@@ -29,6 +29,13 @@ MULTIFD_WITH_POST_COPY = (10, 1, 0)
 _ALWAYS_CLEAR = frozenset({'AUTO_CONVERGE', 'COMPRESSED'})
 
 
+# A switchover is given up when it has lasted this many times what the flavor
+# allows, but not before the shortest time that tells one that hangs from one
+# that a busy host delays.
+SWITCHOVER_FACTOR = 20
+SHORTEST_SWITCHOVER_LIMIT_MS = 2000
+
+
 class _Needs(enum.Enum):
     """Where a feature must be for a migration to have its use."""
 
@@ -169,12 +176,24 @@ def downtime_limit_ms(max_downtime_ms: int, source: str, destination: str,
     return left_ms
 
 
+def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
+    """How long a guest may stand still in a switchover that hangs.
+
+    :param configured_ms: 0 leaves it to this function
+    """
+    if configured_ms:
+        return max(configured_ms, max_downtime_ms)
+    return max(SHORTEST_SWITCHOVER_LIMIT_MS,
+               SWITCHOVER_FACTOR * max_downtime_ms)
+
+
 def make(sla: model.Sla, source: model.HostCaps,
          destination: model.HostCaps | None,
          transport: model.TransportSettings,
          wanted_features: Collection[model.QemuFeature],
          expected: model.Estimate | None = None,
-         bandwidth_limit_mib_s: int | None = None) -> model.Plan:
+         bandwidth_limit_mib_s: int | None = None,
+         switchover_timeout_ms: int = 0) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -185,6 +204,8 @@ def make(sla: model.Sla, source: model.HostCaps,
     :param expected: what earlier migrations between these hosts teach; None
         if nothing is known, as with a destination that is not this driver
     :param bandwidth_limit_mib_s: what is reserved; None if nothing is
+    :param switchover_timeout_ms: the operator's; 0 for a multiple of what the
+        flavor allows
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
@@ -224,6 +245,8 @@ def make(sla: model.Sla, source: model.HostCaps,
         qemu_features=choose_features(source, destination, wanted_features),
         downtime_limit_ms=limit_ms,
         total_limit_ms=sla.max_total_ms,
+        switchover_limit_ms=switchover_limit_ms(
+            sla.max_downtime_ms, switchover_timeout_ms),
         parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
         clear_flags=frozenset(clear_flags),

@@ -153,6 +153,8 @@ class Session:
         self._post_copy_possible = False
         # Whether the switchover was one that the next one may be like.
         self._is_ordinary = True
+        self._is_forced = False
+        self._paused_since_s: float | None = None
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -204,20 +206,23 @@ class Session:
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
                                CONF.fastmig.poll_interval_ms / 1000)
 
-        def look(elapsed_ms, stats):
+        def look(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
                 guest, self._instance, tasks, on_failure, migration,
                 self._post_copy_possible)
             self._save_stats(migration, stats)
             self._samples = policy.remember(self._samples,
                                             policy.to_sample(stats))
+            paused = not paused_before and guest.is_paused()
+            paused_ms = self._paused_ms(paused)
             self._carry_out(guest, migration, policy.decide(
-                self._plan, elapsed_ms,
-                paused=not paused_before and guest.is_paused(),
+                self._plan, elapsed_ms, paused=paused,
                 post_copy_started=migration.status == _POST_COPY_STATUS,
                 post_copy_possible=self._post_copy_possible,
                 give_up_ms=give_up_s * 1000 or None,
-                samples=self._samples))
+                samples=self._samples, paused_ms=paused_ms))
+            return (self._plan.switchover_limit_ms - paused_ms
+                    if paused else None)
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox,
@@ -238,6 +243,20 @@ class Session:
             finally:
                 self._completed = watching.completed(
                     _COMPLETED_STATS_TIMEOUT_S)
+
+    def _paused_ms(self, paused: bool) -> float:
+        """For how long the guest is known to stand still in the switchover.
+
+        Force-complete stops the guest for as long as its memory takes. libvirt
+        gives the same reason for that as for a switchover.
+        """
+        if not paused or self._is_forced:
+            self._paused_since_s = None
+            return 0
+        now_s = time.monotonic()
+        if self._paused_since_s is None:
+            self._paused_since_s = now_s
+        return (now_s - self._paused_since_s) * 1000
 
     def _carry_out(self, guest, migration, decision: model.Decision) -> None:
         if decision.action is model.Action.CONTINUE or self._abort_reason:
@@ -303,6 +322,7 @@ class Session:
     def force(self) -> None:
         """Make ``follow`` look at once, for it was told to force the end."""
         self._is_ordinary = False
+        self._is_forced = True
         self.wake()
 
     def wake(self) -> None:
@@ -418,7 +438,8 @@ class Sessions:
             sla, source, peer, conf.transport_settings(CONF),
             conf.qemu_features(CONF), self._expected(source, peer),
             None if grant.bytes_per_s is None
-            else grant.bytes_per_s // _MIB)
+            else grant.bytes_per_s // _MIB,
+            CONF.fastmig.switchover_timeout_ms)
 
     def run(self, context, instance, destination: str, migrate,
             recover) -> None:

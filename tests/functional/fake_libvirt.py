@@ -47,6 +47,9 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar hangs: the guest is paused for the switchover, which then does not
+        finish while this is so; one that is cancelled resumes the guest
+    :ivar refuses_to_abort: in a switchover that hangs
     :ivar pass_s: how long a pass over the memory takes, with its event at the
         start; None for a first pass that does not end
     :ivar dirty_mib_s: what the guest dirties; 32 MiB/s are sent
@@ -56,6 +59,8 @@ class Behaviour:
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    hangs: bool = False
+    refuses_to_abort: bool = False
     pass_s: float | None = None
     dirty_mib_s: int = 0
 
@@ -129,7 +134,27 @@ class Domain(fakelibvirt.Domain):
         self._post_copy = True
 
     def abortJob(self):
+        if self._connection.behaviour.refuses_to_abort:
+            raise self._error('cannot abort now',
+                              fakelibvirt.VIR_ERR_OPERATION_INVALID)
         self._cancelled = True
+
+    def _switch_over(self):
+        behaviour = self._connection.behaviour
+        if not behaviour.hangs:
+            return
+        super().suspend()
+        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_MIGRATION
+        while behaviour.hangs:
+            if self._cancelled:
+                self.resume()
+                raise self._cancellation()
+            time.sleep(0.01)
+
+    def _cancellation(self):
+        return self._error(
+            'operation aborted: migration out job: canceled by client',
+            fakelibvirt.VIR_ERR_OPERATION_ABORTED)
 
     def jobStats(self, flags=0):
         if self._started is None:
@@ -162,14 +187,13 @@ class Domain(fakelibvirt.Domain):
             connection.emit('MIGRATION_ITERATION', self, 1)
             while not behaviour.converges:
                 if self._cancelled:
-                    raise self._error(
-                        'operation aborted: migration out job: canceled by '
-                        'client', fakelibvirt.VIR_ERR_OPERATION_ABORTED)
+                    raise self._cancellation()
                 if (self._post_copy or
                         self._state == fakelibvirt.VIR_DOMAIN_PAUSED):
                     break
                 self._next_pass()
                 time.sleep(0.01)
+            self._switch_over()
             if behaviour.error:
                 raise self._error(behaviour.error,
                                   fakelibvirt.VIR_ERR_OPERATION_FAILED)

@@ -310,6 +310,21 @@ class TestDowntimeLimit(base.BaseTestCase):
             self.assertGreaterEqual(left_ms, 1)
 
 
+@ddt.ddt
+class TestSwitchoverLimit(base.BaseTestCase):
+
+    @ddt.data((10, 0, 2000), (1, 0, 2000), (100, 0, 2000), (101, 0, 2020),
+              (1000, 0, 20000), (10, 500, 500), (1000, 500, 1000),
+              (1000, 60000, 60000))
+    @ddt.unpack
+    def test_limit(self, max_downtime_ms, configured_ms, limit_ms):
+        made = plan.make(
+            values.sla(max_downtime_ms=max_downtime_ms), values.host(),
+            DESTINATION, values.transport(), (),
+            switchover_timeout_ms=configured_ms)
+        self.assertEqual(limit_ms, made.switchover_limit_ms)
+
+
 class TestCalibratedPlan(base.BaseTestCase):
 
     EXPECTED = model.Estimate(6.2, 1e9, 12)

@@ -12,6 +12,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import pathlib
 import types
 from unittest import mock
@@ -616,6 +617,59 @@ class TestFollow(SessionTestCase):
         left = self.passes(made, dirty_pages=4096)
         self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
         self.assertEqual([], left)
+        self.domain.abortJob.assert_not_called()
+
+    def hang(self, made: session.Session) -> None:
+        """Let the guest be paused for the switchover, and stay so."""
+        states = [[libvirt.VIR_DOMAIN_RUNNING, 0]]
+        self.domain.state.side_effect = lambda: (
+            states.pop() if states else
+            [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION])
+        made._plan = dataclasses.replace(made._plan, switchover_limit_ms=20)
+        made.wake()
+
+    def test_a_switchover_that_hangs_is_cancelled(self):
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason,
+                         r'^the guest has stood still for \d+ ms and the '
+                         'switchover has not finished; 20 ms are allowed')
+
+    def test_libvirt_refuses_to_cancel_it(self):
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        asked = []
+
+        def refuse():
+            asked.append(True)
+            if len(asked) == 2:
+                self.end_with(made)
+            raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+
+        self.domain.abortJob.side_effect = refuse
+        report = self.follow(made)
+        self.assertEqual((model.Outcome.COMPLETED, ()),
+                         (report.outcome, report.decisions))
+
+    def test_force_complete_may_stop_the_guest_for_long(self):
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        made.force()
+        looks = []
+
+        def look(*args):
+            looks.append(True)
+            if len(looks) == 3:
+                self.end_with(made)
+
+        self.run_tasks.side_effect = look
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
         self.domain.abortJob.assert_not_called()
 
     def test_novas_tasks_are_run(self):
