@@ -73,8 +73,11 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def check_can_live_migrate_source(self, context, instance,
                                       dest_check_data, block_device_info=None):
         session.check_host(self._host, instance, running_here=True)
-        return super().check_can_live_migrate_source(
+        checked = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info)
+        # Nova has found out by now whether disks are shared.
+        session.check_guest(self._host, instance, checked)
+        return checked
 
     # At the source.
 
@@ -87,7 +90,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                 super().live_migration, context, instance, dest, post_method,
                 recover_method, block_migration, migrate_data),
             functools.partial(
-                recover_method, context, instance, dest, migrate_data))
+                recover_method, context, instance, dest, migrate_data),
+            migrate_data)
 
     def _live_migration_operation(self, context, instance, dest,
                                   block_migration, migrate_data, guest,

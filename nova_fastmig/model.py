@@ -53,6 +53,16 @@ class QemuFeature(enum.StrEnum):
     REPORT_BLACKOUT = 'x-report-blackout'
 
 
+class Obstacle(enum.StrEnum):
+    """What in a guest keeps its migration from being bounded.
+
+    The values are those of ``[fastmig]permitted_obstacles``.
+    """
+
+    PASSTHROUGH = 'passthrough'
+    BLOCK_MIGRATION = 'block-migration'
+
+
 # The two QEMUs agree on these, and go on without one that a side lacks.
 NEGOTIATED_FEATURES = frozenset({
     QemuFeature.EARLY_RESUME, QemuFeature.SKIP_UNPOPULATED,
@@ -194,6 +204,8 @@ class Plan:
         is known
     :ivar bandwidth_limit_mib_s: what is reserved for it; None where nothing
         is reserved
+    :ivar concessions: why the limits cannot be vouched for, where the operator
+        permits that
     """
 
     sla: Sla
@@ -209,6 +221,7 @@ class Plan:
     clear_flags: frozenset[str]
     expected: Estimate | None = None
     bandwidth_limit_mib_s: int | None = None
+    concessions: tuple[str, ...] = ()
 
 
 class Action(enum.StrEnum):
@@ -306,6 +319,8 @@ class Judgement:
 class SlaReport:
     """What happened to one migration, judged against its SLA.
 
+    :ivar reason: why it did not complete, and the concessions of the plan;
+        empty if there is neither
     :ivar verdict: UNKNOWN unless the migration completed
     :ivar decisions: every decision that was not simply to go on
     :ivar downtime_libvirt_ms: libvirt's figure, whatever was judged

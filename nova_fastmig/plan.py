@@ -13,6 +13,7 @@
 """Sla and HostCaps -> Plan, or the reasons why there is none. Pure."""
 
 from collections.abc import Collection
+from collections.abc import Sequence
 import enum
 import math
 
@@ -100,6 +101,32 @@ def refusals(sla: model.Sla, host: model.HostCaps,
                 f'which needs QEMU {_version(MULTIFD_WITH_POST_COPY)}; host '
                 f'{host.host} has {_version(host.qemu_version)}')
     return reasons
+
+
+def obstacles(host: str, passthrough: Sequence[str],
+              block_migration: bool) -> list[tuple[model.Obstacle, str]]:
+    """What in a guest keeps its migration from being bounded, and why.
+
+    :param host: name of the source
+    :param passthrough: a description of each device of the host in the guest
+    :param block_migration: disks are copied with the memory
+    """
+    # Short: Nova keeps 255 characters of a failed check, half of them its own.
+    found = [(model.Obstacle.PASSTHROUGH,
+              f'the guest has {device} of host {host}')
+             for device in passthrough]
+    if block_migration:
+        found.append((model.Obstacle.BLOCK_MIGRATION,
+                      f'the guest has disks on host {host} that are not '
+                      f'shared'))
+    return found
+
+
+def not_permitted(found: Sequence[tuple[model.Obstacle, str]],
+                  permitted: Collection[model.Obstacle]) -> list[str]:
+    """The obstacles that refuse a migration, each with the way out."""
+    return [f"{reason} ('{obstacle}' is not in [fastmig]permitted_obstacles)"
+            for obstacle, reason in found if obstacle not in permitted]
 
 
 def choose_features(
@@ -193,7 +220,9 @@ def make(sla: model.Sla, source: model.HostCaps,
          wanted_features: Collection[model.QemuFeature],
          expected: model.Estimate | None = None,
          bandwidth_limit_mib_s: int | None = None,
-         switchover_timeout_ms: int = 0) -> model.Plan:
+         switchover_timeout_ms: int = 0,
+         found: Sequence[tuple[model.Obstacle, str]] = (),
+         permitted: Collection[model.Obstacle] = ()) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -206,9 +235,12 @@ def make(sla: model.Sla, source: model.HostCaps,
     :param bandwidth_limit_mib_s: what is reserved; None if nothing is
     :param switchover_timeout_ms: the operator's; 0 for a multiple of what the
         flavor allows
+    :param found: what ``obstacles`` has found
+    :param permitted: what the operator permits of it
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
+    reasons += not_permitted(found, permitted)
     if destination is not None:
         reasons += _not_patched(sla, destination)
     elif sla.qemu is model.QemuChoice.PATCHED:
@@ -251,4 +283,6 @@ def make(sla: model.Sla, source: model.HostCaps,
         set_flags=frozenset(set_flags),
         clear_flags=frozenset(clear_flags),
         expected=expected if destination is not None else None,
-        bandwidth_limit_mib_s=bandwidth_limit_mib_s)
+        bandwidth_limit_mib_s=bandwidth_limit_mib_s,
+        concessions=tuple(f'no limit is certain, because {reason}'
+                          for _, reason in found))

@@ -125,6 +125,37 @@ def check_host(host, instance, running_here: bool = False) -> None:
             from error
 
 
+def _obstacles(host, instance, migrate_data) -> list[
+        tuple[model.Obstacle, str]]:
+    xml = host.get_guest(instance).get_xml_desc()
+    return plan.obstacles(
+        CONF.host, fast_guest.passthrough_devices(xml), block_migration=bool(
+            migrate_data and 'block_migration' in migrate_data and
+            migrate_data.block_migration))
+
+
+def check_guest(host, instance, migrate_data) -> None:
+    """Refuse a migration that the guest's devices or disks do not allow.
+
+    At the source, before it starts.
+
+    :param migrate_data: nova.objects.LibvirtLiveMigrateData, with what Nova
+        has found out about disks
+    :raises: MigrationPreCheckError, which names what is in the way
+    """
+    try:
+        if _sla(instance) is None:
+            return
+        reasons = plan.not_permitted(
+            _obstacles(host, instance, migrate_data),
+            conf.permitted_obstacles(CONF))
+        if reasons:
+            raise exception.PlanRefused(reasons)
+    except exception.FastMigError as error:
+        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+            from error
+
+
 def _versions(source: model.HostCaps,
               destination: model.HostCaps) -> calibration.Versions:
     return calibration.Versions(*(
@@ -349,7 +380,7 @@ class Session:
             self._instance.uuid, self._plan.source.host, self._destination,
             self._sla, tuple(self._decisions), self._completed,
             self._plan.qemu_features, self._plan.downtime_limit_ms,
-            self._plan.expected)
+            self._plan.expected, self._plan.concessions)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -430,7 +461,8 @@ class Sessions:
         self._reservations.give_back(self._arrival(instance_uuid))
 
     def _make_plan(self, context, instance, destination: str, sla: model.Sla,
-                   grant: reservation.Grant) -> model.Plan:
+                   grant: reservation.Grant,
+                   migrate_data) -> model.Plan:
         source = capabilities.read(self._host, CONF.host,
                                    self._host.get_guest(instance))
         peer = capabilities.peer(context, destination)
@@ -439,16 +471,19 @@ class Sessions:
             conf.qemu_features(CONF), self._expected(source, peer),
             None if grant.bytes_per_s is None
             else grant.bytes_per_s // _MIB,
-            CONF.fastmig.switchover_timeout_ms)
+            CONF.fastmig.switchover_timeout_ms,
+            _obstacles(self._host, instance, migrate_data),
+            conf.permitted_obstacles(CONF))
 
     def run(self, context, instance, destination: str, migrate,
-            recover) -> None:
+            recover, migrate_data=None) -> None:
         """Do one migration: request -> plan -> guest -> watch -> report.
 
         :param migrate: LibvirtDriver's own migration, without arguments; a
             tagged guest's finds its session through ``get``
         :param recover: Nova's recovery, called with a migration status if
             the migration cannot be planned
+        :param migrate_data: nova.objects.LibvirtLiveMigrateData
         """
         try:
             sla = _sla(instance)
@@ -466,7 +501,7 @@ class Sessions:
                     instance.uuid, _needed_mib_s(instance, sla) * _MIB,
                     CONF.fastmig.migration_bandwidth_wait_s))
                 the_plan = self._make_plan(context, instance, destination,
-                                           sla, grant)
+                                           sla, grant, migrate_data)
             except exception.FastMigError as error:
                 LOG.error('Live migration refused: %s', error,
                           instance=instance)

@@ -88,6 +88,7 @@ class Domain(fakelibvirt.Domain):
         self._commandline = tree.find(
             '{http://libvirt.org/schemas/domain/qemu/1.0}commandline')
         self._emulator = tree.findtext('./devices/emulator')
+        self._passthrough = []
         self.downtime_limit_ms = QEMU_DEFAULT_DOWNTIME_MS
         self._reason = 0
         self._started = None
@@ -100,10 +101,16 @@ class Domain(fakelibvirt.Domain):
         for element in (self._metadata, self._commandline):
             if element is not None:
                 tree.append(element)
+        tree.find('./devices').extend(map(etree.fromstring,
+                                          self._passthrough))
         tree.find('./devices/emulator').text = self._emulator or (
             etree.fromstring(self._connection.getDomainCapabilities(
                 None, 'x86_64', None, 'kvm', 0)).findtext('./path'))
         return etree.tostring(tree, encoding='unicode')
+
+    def plug_in(self, xml):
+        """A device of the host, which does not move with the guest."""
+        self._passthrough.append(xml)
 
     def state(self, flags=0):
         return [self._state, self._reason]

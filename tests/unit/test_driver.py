@@ -147,6 +147,20 @@ class TestFastMigDriver(base.BaseTestCase):
                                                     is_next=is_next)
             sessions.reset_mock()
 
+    def test_the_guest_is_checked_with_what_nova_has_found(self):
+        with (mock.patch.object(nova_driver.LibvirtDriver,
+                                'check_can_live_migrate_source') as stock,
+              mock.patch.object(driver.session, 'check_host') as host,
+              mock.patch.object(driver.session, 'check_guest') as guest):
+            made = self.make()
+            self.assertIs(stock.return_value,
+                          made.check_can_live_migrate_source(
+                              None, mock.sentinel.instance, None))
+        host.assert_called_once_with(made._host, mock.sentinel.instance,
+                                     running_here=True)
+        guest.assert_called_once_with(made._host, mock.sentinel.instance,
+                                      stock.return_value)
+
     def test_and_given_back(self):
         made = self.make()
         made._sessions = sessions = mock.Mock()

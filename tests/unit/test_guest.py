@@ -113,6 +113,33 @@ class TestAdaptXml(base.BaseTestCase):
         self.assertIn('name="A"', guest.adapt_xml(xml))
 
 
+class TestPassthroughDevices(base.BaseTestCase):
+
+    def test_none(self):
+        self.assertEqual([], guest.passthrough_devices('<domain/>'))
+        self.assertEqual([], guest.passthrough_devices('''
+            <domain><devices><interface type="bridge"/><disk type="file"/>
+            </devices></domain>'''))
+
+    def test_all_kinds(self):
+        self.assertEqual(
+            ['the SR-IOV port fa:16:3e:00:00:01', 'a vDPA port',
+             'the mediated device 5f2e', 'the PCI device 0000:81:00.1',
+             'the usb device'],
+            guest.passthrough_devices('''
+            <domain><devices>
+            <interface type="hostdev"><mac address="fa:16:3e:00:00:01"/>
+            </interface>
+            <interface type="vdpa"/>
+            <hostdev mode="subsystem" type="mdev" model="vfio-pci">
+            <source><address uuid="5f2e"/></source></hostdev>
+            <hostdev mode="subsystem" type="pci" managed="yes"><source>
+            <address domain="0x0000" bus="0x81" slot="0x00" function="0x1"/>
+            </source></hostdev>
+            <hostdev mode="subsystem" type="usb"/>
+            </devices></domain>'''))
+
+
 class TestMigrate(base.BaseTestCase):
 
     def setUp(self):

@@ -311,6 +311,45 @@ class TestDowntimeLimit(base.BaseTestCase):
 
 
 @ddt.ddt
+class TestObstacles(base.BaseTestCase):
+
+    DEVICES = ('the PCI device 0000:81:00.1', 'a vDPA port')
+    PCI = 'the guest has the PCI device 0000:81:00.1 of host compute1'
+
+    def test_what_is_found(self):
+        self.assertEqual([], plan.obstacles('compute1', (), False))
+        found = plan.obstacles('compute1', self.DEVICES, True)
+        self.assertEqual(['passthrough', 'passthrough', 'block-migration'],
+                         [obstacle for obstacle, _ in found])
+        self.assertEqual(self.PCI, found[0][1])
+
+    @ddt.data(
+        ((), 3), (('passthrough',), 1), (('block-migration',), 2),
+        (('passthrough', 'block-migration'), 0))
+    @ddt.unpack
+    def test_what_is_not_permitted(self, permitted, count):
+        found = plan.obstacles('compute1', self.DEVICES, True)
+        reasons = plan.not_permitted(found, set(
+            map(model.Obstacle, permitted)))
+        self.assertEqual(count, len(reasons))
+        self.assertTrue(all('[fastmig]permitted_obstacles' in each
+                            for each in reasons))
+
+    def make(self, *permitted: model.Obstacle) -> model.Plan:
+        return plan.make(
+            values.sla(), values.host(), DESTINATION, values.transport(), (),
+            found=plan.obstacles('compute1', self.DEVICES[:1], False),
+            permitted=permitted)
+
+    def test_a_plan(self):
+        self.assertEqual((f'no limit is certain, because {self.PCI}',),
+                         self.make(model.Obstacle.PASSTHROUGH).concessions)
+        error = self.assertRaises(exception.PlanRefused, self.make)
+        self.assertIn(self.PCI, str(error))
+        self.assertEqual((), make().concessions)
+
+
+@ddt.ddt
 class TestSwitchoverLimit(base.BaseTestCase):
 
     @ddt.data((10, 0, 2000), (1, 0, 2000), (100, 0, 2000), (101, 0, 2020),

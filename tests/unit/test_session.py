@@ -62,6 +62,8 @@ class SessionTestCase(base.BaseTestCase):
         self.conf.config(group='fastmig',
                          calibration_path=str(self.calibration_path))
         self.host = mock.Mock()
+        self.xml = self.host.get_guest.return_value.get_xml_desc
+        self.xml.return_value = '<domain><devices/></domain>'
         self.caps = values.host()
         self.peer = values.host(host='compute2')
         for name, value in (('read', lambda *args: self.caps),
@@ -107,6 +109,62 @@ class TestCheckHost(SessionTestCase):
         self.conf.config(group='fastmig', default_max_downtime_ms=2000)
         self.assertIn('[fastmig] default_max_downtime_ms = 2000',
                       self.refusal(enabled='true'))
+
+
+SRIOV = '''<domain><devices><interface type="hostdev">
+<mac address="fa:16:3e:00:00:01"/></interface></devices></domain>'''
+SRIOV_REASON = 'the guest has the SR-IOV port fa:16:3e:00:00:01 of host here'
+
+
+class MigrateData(types.SimpleNamespace):
+
+    def __contains__(self, name):
+        return hasattr(self, name)
+
+
+@ddt.ddt
+class TestCheckGuest(SessionTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf.config(host='here')
+
+    def check(self, migrate_data=None, **extra_specs) -> None:
+        session.check_guest(self.host, instance(**extra_specs), migrate_data)
+
+    def refusal(self, *args) -> str:
+        return str(self.assertRaises(
+            nova_exception.MigrationPreCheckError, self.check, *args,
+            enabled='true'))
+
+    @ddt.data(None, MigrateData(), MigrateData(block_migration=False))
+    def test_good(self, migrate_data):
+        self.check(migrate_data, enabled='true')
+
+    def test_passthrough(self):
+        self.xml.return_value = SRIOV
+        self.assertIn(
+            f"{SRIOV_REASON} ('passthrough' is not in "
+            '[fastmig]permitted_obstacles)', self.refusal())
+        self.conf.config(group='fastmig', permitted_obstacles=['passthrough'])
+        self.check(enabled='true')
+
+    def test_disks_that_are_not_shared(self):
+        data = MigrateData(block_migration=True)
+        self.assertIn('the guest has disks on host here that are not shared',
+                      self.refusal(data))
+        self.conf.config(group='fastmig',
+                         permitted_obstacles=['block-migration'])
+        self.check(data, enabled='true')
+
+    def test_an_untagged_guest_is_not_looked_at(self):
+        self.xml.return_value = SRIOV
+        self.check(MigrateData(block_migration=True))
+        self.host.get_guest.assert_not_called()
+
+    def test_an_invalid_value(self):
+        self.assertRaises(nova_exception.MigrationPreCheckError, self.check,
+                          enabled='perhaps')
 
 
 @ddt.ddt
@@ -223,6 +281,20 @@ class TestSessionsRun(SessionTestCase):
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
         self.assertIn('9.5 ms do not depend on memory (as learned from the '
                       'last 5 migrations)', report.reason)
+
+    def test_an_obstacle_that_is_no_longer_permitted(self):
+        self.xml.return_value = SRIOV
+        self.run_one(instance(enabled='true'))
+        self.migrate.assert_not_called()
+        self.assertEqual(model.Outcome.REFUSED, self.reports[0].outcome)
+
+    def test_a_permitted_obstacle_is_in_the_verdict(self):
+        self.conf.config(host='here')
+        self.conf.config(group='fastmig', permitted_obstacles=['passthrough'])
+        self.xml.return_value = SRIOV
+        self.run_one(instance(enabled='true'))
+        self.migrate.assert_called_once_with()
+        self.assertIn(SRIOV_REASON, self.reports[0].reason)
 
     def test_no_longer_valid(self):
         self.run_one(instance(enabled='true', on_miss='shrug'))
