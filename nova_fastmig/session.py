@@ -461,19 +461,19 @@ class Sessions:
         self._reservations.give_back(self._arrival(instance_uuid))
 
     def _make_plan(self, context, instance, destination: str, sla: model.Sla,
-                   grant: reservation.Grant,
-                   migrate_data) -> model.Plan:
+                   grant: reservation.Grant, migrate_data) -> model.Plan:
         source = capabilities.read(self._host, CONF.host,
                                    self._host.get_guest(instance))
         peer = capabilities.peer(context, destination)
         return plan.make(
             sla, source, peer, conf.transport_settings(CONF),
-            conf.qemu_features(CONF), self._expected(source, peer),
-            None if grant.bytes_per_s is None
-            else grant.bytes_per_s // _MIB,
-            CONF.fastmig.switchover_timeout_ms,
-            _obstacles(self._host, instance, migrate_data),
-            conf.permitted_obstacles(CONF))
+            conf.qemu_features(CONF),
+            expected=self._expected(source, peer),
+            bandwidth_limit_mib_s=(None if grant.bytes_per_s is None
+                                   else grant.bytes_per_s // _MIB),
+            switchover_timeout_ms=CONF.fastmig.switchover_timeout_ms,
+            found=_obstacles(self._host, instance, migrate_data),
+            permitted=conf.permitted_obstacles(CONF))
 
     def run(self, context, instance, destination: str, migrate,
             recover, migrate_data=None) -> None:
