@@ -24,7 +24,6 @@ import dataclasses
 import math
 import typing as ty
 
-from nova_fastmig import exception
 from nova_fastmig import model
 
 # Of one pair of hosts; what is older goes.
@@ -77,19 +76,6 @@ class Record:
     observations: tuple[Observation, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What to expect of the next migration.
-
-    :ivar fixed_ms: of its blackout
-    :ivar count: of observations behind it
-    """
-
-    fixed_ms: float
-    bandwidth_bytes_per_s: float
-    count: int
-
-
 Table: ty.TypeAlias = Mapping[Pair, Record]
 
 
@@ -110,6 +96,29 @@ def fixed_part_ms(blackout_ms: float,
         the fixed part too long rather than too short
     """
     return max(0.0, blackout_ms - (last_pages_ms or 0.0))
+
+
+def lesson(completed: model.Completed, early_resume: bool) -> \
+        tuple[float, float] | None:
+    """What a migration that moved the guest teaches.
+
+    :param early_resume: the guest ran before libvirt had finished, so that
+        libvirt's figure is too long
+    :returns: the fixed part in ms and the bandwidth in bytes per second; None
+        if a figure is missing
+    """
+    if not completed.bandwidth_bytes_per_s:
+        return None
+    blackout = completed.blackout
+    if blackout is not None:
+        fixed_ms = fixed_part_ms(
+            blackout.resumed_ms,
+            max(0.0, blackout.pages_sent_ms - blackout.stopped_ms))
+    elif completed.downtime_ms is None or early_resume:
+        return None
+    else:
+        fixed_ms = fixed_part_ms(completed.downtime_ms, None)
+    return fixed_ms, completed.bandwidth_bytes_per_s
 
 
 def _is_possible(observation: Observation) -> bool:
@@ -147,7 +156,7 @@ def _quantile(figures: Iterable[float], part: float) -> float:
 
 
 def estimate(table: Table, pair: Pair, versions: Versions, now_s: float,
-             max_age_s: float) -> Estimate | None:
+             max_age_s: float) -> model.Estimate | None:
     """What to expect of a migration; None if too little is known.
 
     :param max_age_s: what is older is not used. So a pair on which migrations
@@ -160,33 +169,12 @@ def estimate(table: Table, pair: Pair, versions: Versions, now_s: float,
              if abs(now_s - each.at_s) <= max_age_s]
     if len(fresh) < MIN_OBSERVATIONS:
         return None
-    return Estimate(
+    return model.Estimate(
         fixed_ms=_quantile((each.fixed_ms for each in fresh), QUANTILE),
         # The other way round: a lower bandwidth is worse.
         bandwidth_bytes_per_s=-_quantile(
             (-each.bandwidth_bytes_per_s for each in fresh), QUANTILE),
         count=len(fresh))
-
-
-def downtime_limit_ms(max_downtime_ms: int, pair: Pair,
-                      expected: Estimate | None) -> int:
-    """The limit for QEMU: the SLA without the fixed part of the blackout.
-
-    :param expected: None leaves the SLA as it is
-    :raises: PlanRefused if less than a millisecond is left; QEMU takes whole
-        ones
-    """
-    if expected is None:
-        return max_downtime_ms
-    left_ms = math.floor(max_downtime_ms - expected.fixed_ms)
-    if left_ms < 1:
-        raise exception.PlanRefused([
-            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
-            f'between host {pair.source} and host {pair.destination} '
-            f'{expected.fixed_ms:.1f} ms do not depend on memory (as '
-            f'learned from the last {expected.count} migrations); nothing is '
-            f'left for the memory'])
-    return left_ms
 
 
 def to_json(table: Table) -> dict[str, ty.Any]:

@@ -22,6 +22,7 @@ from oslo_log import log as logging
 
 from nova_fastmig import calibration
 from nova_fastmig import durable
+from nova_fastmig import model
 
 LOG = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ for each destination, the part of the blackout that does not depend on memory,
 and the bandwidth. Delete it, with nova-compute stopped, to begin anew.
 """),
     cfg.IntOpt(
-        'calibration_max_age_s', default=86400, min=60,
+        'calibration_max_age_s', default=86400, min=0,
         help="""
 For how long, in seconds, a finished migration teaches something about the next
 ones. Where the SLA is shorter than what was learned, migrations are refused;
-after this time one is tried again.
+after this time one is tried again. 0 makes no use of what was learned: QEMU's
+limit is then ``fastmig:max_downtime_ms`` itself.
 """),
 ]
 
@@ -98,7 +100,7 @@ class Store:
 
     def estimate(self, pair: calibration.Pair,
                  versions: calibration.Versions
-                 ) -> calibration.Estimate | None:
+                 ) -> model.Estimate | None:
         """What to expect of the next migration."""
         return calibration.estimate(self._table, pair, versions, time.time(),
                                     self._max_age_s)

@@ -13,6 +13,7 @@
 """libvirt and QEMU of this host, and of the peer -> HostCaps."""
 
 import functools
+import importlib.metadata
 import json
 import os
 import re
@@ -46,9 +47,21 @@ _QEMU_VERSION = 'fastmig_qemu_version'
 _QEMU_SERIES = 'fastmig_qemu_series'
 _QEMU_FEATURES = 'fastmig_qemu_features'
 _LIBVIRT_VERSION = 'fastmig_libvirt_version'
+_DRIVER_VERSION = 'fastmig_driver_version'
+
+# For flavors, and for the operator's own use of placement.
+TRAIT = 'CUSTOM_FASTMIG'
+TRAIT_QEMU = 'CUSTOM_FASTMIG_QEMU'
 
 _ASK_TIMEOUT_S = 10
 _QUESTIONS = ('query-version', 'query-migrate-capabilities')
+
+
+try:
+    OWN_VERSION = importlib.metadata.version('nova-fastmig')
+except importlib.metadata.PackageNotFoundError:
+    # Run from its source without having been installed.
+    OWN_VERSION = ''
 
 
 class _Qemu(ty.NamedTuple):
@@ -145,6 +158,11 @@ def patched_emulator() -> str | None:
     return path if path and _installed(path) else None
 
 
+def traits() -> dict[str, bool]:
+    """Whether this host has each of the traits that this package knows."""
+    return {TRAIT: True, TRAIT_QEMU: patched_emulator() is not None}
+
+
 def read(host, name: str, guest=None) -> model.HostCaps:
     """Ask this host what it can do.
 
@@ -180,7 +198,8 @@ def read(host, name: str, guest=None) -> model.HostCaps:
         qemu_version=qemu.version,
         qemu_series=qemu.series,
         qemu_features=qemu.features if qemu.series else frozenset(),
-        libvirt_version=_version(connection.getLibVersion()))
+        libvirt_version=_version(connection.getLibVersion()),
+        driver_version=OWN_VERSION)
 
 
 def to_stats(caps: model.HostCaps) -> dict[str, str]:
@@ -192,6 +211,7 @@ def to_stats(caps: model.HostCaps) -> dict[str, str]:
         _QEMU_SERIES: caps.qemu_series,
         _QEMU_FEATURES: ' '.join(sorted(caps.qemu_features)),
         _LIBVIRT_VERSION: '.'.join(map(str, caps.libvirt_version)),
+        _DRIVER_VERSION: caps.driver_version,
     }
 
 
@@ -220,7 +240,8 @@ def from_stats(name: str, stats: ty.Mapping[str, str]) -> \
             _FEATURES[each]
             for each in (stats.get(_QEMU_FEATURES) or '').split()
             if each in _FEATURES),
-        libvirt_version=_numbers(stats.get(_LIBVIRT_VERSION)))
+        libvirt_version=_numbers(stats.get(_LIBVIRT_VERSION)),
+        driver_version=stats.get(_DRIVER_VERSION) or '')
 
 
 def peer(context, name: str) -> model.HostCaps | None:

@@ -13,6 +13,7 @@
 """The ``[fastmig]`` group of nova.conf."""
 
 from oslo_config import cfg
+from oslo_config import types
 
 from nova_fastmig import exception
 from nova_fastmig import model
@@ -113,6 +114,31 @@ Features of the patched QEMU that migrations from this host may use; an empty
 list for none. A feature is used where the QEMU of the hosts that it concerns
 has it. All of them: {', '.join(model.QemuFeature)}.
 """),
+    cfg.ListOpt(
+        'permitted_obstacles', default=[],
+        item_type=types.String(choices=list(model.Obstacle)),
+        help="""
+What may be in a tagged guest although its SLA cannot be vouched for then. The
+migration of a guest with anything else of this kind is refused before it
+starts; with what is permitted it is done, and its verdict has the reason.
+
+``passthrough``: devices of the host (PCI, mediated devices, SR-IOV and vDPA
+ports). Nova unplugs SR-IOV and vDPA ports for the time of the migration, and
+the state of any other device has no limit. ``block-migration``: disks that are
+not on shared storage, so that they are copied with the memory.
+"""),
+    cfg.IntOpt(
+        'switchover_timeout_ms', default=0, min=0,
+        help="""
+For how long, in milliseconds, a guest may stand still in a switchover that
+does not finish. Then the migration is cancelled and the guest resumes at the
+source. 0 means twenty times ``fastmig:max_downtime_ms`` and at least 2000; a
+value below ``fastmig:max_downtime_ms`` counts as that.
+
+It is for a switchover that hangs, not for one that is late: whoever cancels
+one that was about to finish makes the guest stand still once more with the
+next attempt. It is noticed with the next poll (``poll_interval_ms``).
+"""),
     cfg.IntOpt(
         'poll_interval_ms', default=500, min=50, max=10000,
         help="""
@@ -195,6 +221,12 @@ def qemu_features(conf: cfg.ConfigOpts) -> frozenset[model.QemuFeature]:
                 'qemu_features', ','.join(names),
                 f"no '{name}', any of " + ', '.join(allowed))
     return frozenset(map(model.QemuFeature, names))
+
+
+def permitted_obstacles(conf: cfg.ConfigOpts) -> frozenset[model.Obstacle]:
+    """What the operator permits in a tagged guest."""
+    register_opts(conf)
+    return frozenset(map(model.Obstacle, conf.fastmig.permitted_obstacles))
 
 
 def transport_settings(conf: cfg.ConfigOpts) -> model.TransportSettings:

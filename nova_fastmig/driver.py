@@ -49,6 +49,14 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             instance,
             super()._get_guest_xml(context, instance, *args, **kwargs))
 
+    # For the scheduler.
+
+    def update_provider_tree(self, provider_tree, nodename, allocations=None):
+        super().update_provider_tree(provider_tree, nodename, allocations)
+        for trait, has_it in capabilities.traits().items():
+            (provider_tree.add_traits if has_it
+             else provider_tree.remove_traits)(nodename, trait)
+
     # At both ends, before a migration.
 
     def check_can_live_migrate_destination(self, context, instance,
@@ -56,15 +64,20 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                                            block_migration=False,
                                            disk_over_commit=False):
         session.check_host(self._host, instance)
-        return super().check_can_live_migrate_destination(
+        checked = super().check_can_live_migrate_destination(
             context, instance, src_compute_info, dst_compute_info,
             block_migration, disk_over_commit)
+        self._sessions.expect(instance, is_next=False)
+        return checked
 
     def check_can_live_migrate_source(self, context, instance,
                                       dest_check_data, block_device_info=None):
         session.check_host(self._host, instance, running_here=True)
-        return super().check_can_live_migrate_source(
+        checked = super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info)
+        # Nova has found out by now whether disks are shared.
+        session.check_guest(self._host, instance, checked)
+        return checked
 
     # At the source.
 
@@ -77,7 +90,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                 super().live_migration, context, instance, dest, post_method,
                 recover_method, block_migration, migrate_data),
             functools.partial(
-                recover_method, context, instance, dest, migrate_data))
+                recover_method, context, instance, dest, migrate_data),
+            migrate_data)
 
     def _live_migration_operation(self, context, instance, dest,
                                   block_migration, migrate_data, guest,
@@ -124,20 +138,41 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         super().live_migration_force_complete(instance)
         fast = self._sessions.get(instance)
         if fast is not None:
-            fast.wake()
+            fast.force()
 
-    # At the destination, after a migration: whichever comes first makes the
-    # guest persistent.
+    # At the destination. Its bandwidth is reserved until one of these finds
+    # that the migration is over, or its time is; and whichever comes first
+    # makes the guest persistent.
+
+    def pre_live_migration(self, context, instance, block_device_info,
+                           network_info, disk_info, migrate_data):
+        self._sessions.expect(instance, is_next=True)
+        return super().pre_live_migration(
+            context, instance, block_device_info, network_info, disk_info,
+            migrate_data)
 
     def emit_event(self, event):
-        if (isinstance(event, nova_event.LifecycleEvent) and
-                event.transition == nova_event.EVENT_LIFECYCLE_RESUMED):
-            fast_guest.persist_by_uuid(self._host, event.uuid)
+        if isinstance(event, nova_event.LifecycleEvent):
+            if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
+                fast_guest.persist_by_uuid(self._host, event.uuid)
+            elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
+                self._sessions.arrived(event.uuid)
         super().emit_event(event)
+
+    def rollback_live_migration_at_destination(self, context, instance,
+                                               network_info,
+                                               block_device_info,
+                                               destroy_disks=True,
+                                               migrate_data=None):
+        self._sessions.arrived(instance.uuid)
+        super().rollback_live_migration_at_destination(
+            context, instance, network_info, block_device_info,
+            destroy_disks, migrate_data)
 
     def post_live_migration_at_destination(self, context, instance,
                                            network_info, block_migration=False,
                                            block_device_info=None):
+        self._sessions.arrived(instance.uuid)
         fast_guest.persist_by_uuid(self._host, instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, network_info, block_migration,

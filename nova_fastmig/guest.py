@@ -79,6 +79,29 @@ def adapt_xml(domain_xml: str, emulator: str | None = None,
     return etree.tostring(domain, encoding='unicode')
 
 
+def passthrough_devices(domain_xml: str) -> list[str]:
+    """Describe the devices of the host that a guest has."""
+    devices = etree.fromstring(domain_xml).find('./devices')
+    if devices is None:
+        return []
+    found = [f'the {kind} port {port.find("mac").get("address")}'
+             if port.find('mac') is not None else f'a {kind} port'
+             for type_, kind in (('hostdev', 'SR-IOV'), ('vdpa', 'vDPA'))
+             for port in devices.findall(f'./interface[@type="{type_}"]')]
+    for device in devices.findall('./hostdev'):
+        address = device.find('./source/address')
+        where = {} if address is None else address.attrib
+        # Of a mediated device, of a PCI device, of anything else.
+        name = where.get('uuid') or '.'.join(filter(None, (':'.join(
+            where[each].removeprefix('0x') for each in (
+                'domain', 'bus', 'slot') if each in where),
+            where.get('function', '').removeprefix('0x'))))
+        kind = {'mdev': 'mediated', 'pci': 'PCI'}.get(
+            device.get('type'), device.get('type'))
+        found.append(f'the {kind} device {name}'.rstrip())
+    return found
+
+
 def _bits(names: frozenset[str]) -> int:
     bits = 0
     for name in names:
@@ -144,6 +167,10 @@ class FastGuest(nova_guest.Guest):
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
         # Nova 33 and newer: from Nova's own option.
         kwargs.pop('parallel', None)
+        if self._plan.bandwidth_limit_mib_s:
+            # Nova's own limit, where there is one, holds too.
+            kwargs['bandwidth'] = min(filter(None, (
+                kwargs.get('bandwidth'), self._plan.bandwidth_limit_mib_s)))
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
         try:

@@ -53,6 +53,16 @@ class QemuFeature(enum.StrEnum):
     REPORT_BLACKOUT = 'x-report-blackout'
 
 
+class Obstacle(enum.StrEnum):
+    """What in a guest keeps its migration from being bounded.
+
+    The values are those of ``[fastmig]permitted_obstacles``.
+    """
+
+    PASSTHROUGH = 'passthrough'
+    BLOCK_MIGRATION = 'block-migration'
+
+
 # The two QEMUs agree on these, and go on without one that a side lacks.
 NEGOTIATED_FEATURES = frozenset({
     QemuFeature.EARLY_RESUME, QemuFeature.SKIP_UNPOPULATED,
@@ -128,6 +138,7 @@ class HostCaps:
         for a QEMU without them
     :ivar qemu_features: those of the series that this QEMU has
     :ivar libvirt_version: (major, minor, micro)
+    :ivar driver_version: of this package there; empty if it is not known
     """
 
     host: str
@@ -136,6 +147,7 @@ class HostCaps:
     qemu_series: str
     qemu_features: frozenset[QemuFeature]
     libvirt_version: tuple[int, int, int]
+    driver_version: str = ''
 
     @property
     def patched_qemu(self) -> bool:
@@ -161,6 +173,20 @@ class FeaturePlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What to expect of the next migration between two hosts.
+
+    :ivar fixed_ms: the part of its blackout that does not depend on memory
+    :ivar bandwidth_bytes_per_s: that memory will be sent with
+    :ivar count: of migrations behind it
+    """
+
+    fixed_ms: float
+    bandwidth_bytes_per_s: float
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """How one migration will be done; everything is decided before it starts.
 
@@ -170,8 +196,16 @@ class Plan:
         the one that libvirt takes by itself
     :ivar downtime_limit_ms: QEMU's ``downtime-limit``
     :ivar total_limit_ms: the deadline, from libvirt's start
+    :ivar switchover_limit_ms: a guest that stands still for longer, in a
+        switchover that has not finished, resumes at the source
     :ivar set_flags: names of ``VIR_MIGRATE_*`` flags to add to Nova's
     :ivar clear_flags: names of ``VIR_MIGRATE_*`` flags to take from Nova's
+    :ivar expected: what ``downtime_limit_ms`` was made from; None if nothing
+        is known
+    :ivar bandwidth_limit_mib_s: what is reserved for it; None where nothing
+        is reserved
+    :ivar concessions: why the limits cannot be vouched for, where the operator
+        permits that
     """
 
     sla: Sla
@@ -181,9 +215,13 @@ class Plan:
     qemu_features: FeaturePlan
     downtime_limit_ms: int
     total_limit_ms: int
+    switchover_limit_ms: int
     parallel_connections: int
     set_flags: frozenset[str]
     clear_flags: frozenset[str]
+    expected: Estimate | None = None
+    bandwidth_limit_mib_s: int | None = None
+    concessions: tuple[str, ...] = ()
 
 
 class Action(enum.StrEnum):
@@ -244,6 +282,8 @@ class Completed:
     :ivar total_ms: libvirt's figure; None where it gave none
     :ivar blackout: QEMU's figures; None where it gave none
     :ivar agreed_features: what the two QEMUs agreed on; None if not known
+    :ivar bandwidth_bytes_per_s: libvirt's figure, over the whole migration;
+        None where it gave none
     """
 
     outcome: Outcome
@@ -252,6 +292,7 @@ class Completed:
     total_ms: int | None
     blackout: Blackout | None = None
     agreed_features: frozenset[QemuFeature] | None = None
+    bandwidth_bytes_per_s: int | None = None
 
 
 class Verdict(enum.StrEnum):
@@ -278,12 +319,16 @@ class Judgement:
 class SlaReport:
     """What happened to one migration, judged against its SLA.
 
+    :ivar reason: why it did not complete, and the concessions of the plan;
+        empty if there is neither
     :ivar verdict: UNKNOWN unless the migration completed
     :ivar decisions: every decision that was not simply to go on
     :ivar downtime_libvirt_ms: libvirt's figure, whatever was judged
     :ivar blackout: QEMU's figures, if there are any
     :ivar qemu_features: those of the patched QEMU that were in force
     :ivar unused_features: why the others were not
+    :ivar downtime_limit_ms: what QEMU got; None if there was no plan
+    :ivar expected: what that was made from; None if nothing was known
     """
 
     instance_uuid: str
@@ -299,3 +344,5 @@ class SlaReport:
     blackout: Blackout | None = None
     qemu_features: tuple[QemuFeature, ...] = ()
     unused_features: tuple[tuple[QemuFeature, str], ...] = ()
+    downtime_limit_ms: int | None = None
+    expected: Estimate | None = None

@@ -13,7 +13,9 @@
 """Sla and HostCaps -> Plan, or the reasons why there is none. Pure."""
 
 from collections.abc import Collection
+from collections.abc import Sequence
 import enum
+import math
 
 from nova_fastmig import exception
 from nova_fastmig import model
@@ -26,6 +28,13 @@ MULTIFD_WITH_POST_COPY = (10, 1, 0)
 # must keep forwarding; compression (XBZRLE, multi-thread) costs more CPU time
 # than the network it saves.
 _ALWAYS_CLEAR = frozenset({'AUTO_CONVERGE', 'COMPRESSED'})
+
+
+# A switchover is given up when it has lasted this many times what the flavor
+# allows, but not before the shortest time that tells one that hangs from one
+# that a busy host delays.
+SWITCHOVER_FACTOR = 20
+SHORTEST_SWITCHOVER_LIMIT_MS = 2000
 
 
 class _Needs(enum.Enum):
@@ -94,6 +103,32 @@ def refusals(sla: model.Sla, host: model.HostCaps,
     return reasons
 
 
+def obstacles(host: str, passthrough: Sequence[str],
+              block_migration: bool) -> list[tuple[model.Obstacle, str]]:
+    """What in a guest keeps its migration from being bounded, and why.
+
+    :param host: name of the source
+    :param passthrough: a description of each device of the host in the guest
+    :param block_migration: disks are copied with the memory
+    """
+    # Short: Nova keeps 255 characters of a failed check, half of them its own.
+    found = [(model.Obstacle.PASSTHROUGH,
+              f'the guest has {device} of host {host}')
+             for device in passthrough]
+    if block_migration:
+        found.append((model.Obstacle.BLOCK_MIGRATION,
+                      f'the guest has disks on host {host} that are not '
+                      f'shared'))
+    return found
+
+
+def not_permitted(found: Sequence[tuple[model.Obstacle, str]],
+                  permitted: Collection[model.Obstacle]) -> list[str]:
+    """The obstacles that refuse a migration, each with the way out."""
+    return [f"{reason} ('{obstacle}' is not in [fastmig]permitted_obstacles)"
+            for obstacle, reason in found if obstacle not in permitted]
+
+
 def choose_features(
         source: model.HostCaps, destination: model.HostCaps | None,
         wanted: Collection[model.QemuFeature]) -> model.FeaturePlan:
@@ -146,10 +181,48 @@ def _destination_emulator(source: model.HostCaps,
     return '' if source.patched_qemu else source.emulator
 
 
+def downtime_limit_ms(max_downtime_ms: int, source: str, destination: str,
+                      expected: model.Estimate | None) -> int:
+    """The limit for QEMU: the SLA without the fixed part of the blackout.
+
+    :param source: the host's name, like ``destination``
+    :param expected: None leaves the SLA as it is
+    :raises: PlanRefused if less than a millisecond is left; QEMU takes whole
+        ones
+    """
+    if expected is None:
+        return max_downtime_ms
+    left_ms = math.floor(max_downtime_ms - expected.fixed_ms)
+    if left_ms < 1:
+        raise exception.PlanRefused([
+            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
+            f'between host {source} and host {destination} '
+            f'{expected.fixed_ms:.1f} ms do not depend on memory (as '
+            f'learned from the last {expected.count} migrations); nothing is '
+            f'left for the memory'])
+    return left_ms
+
+
+def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
+    """How long a guest may stand still in a switchover that hangs.
+
+    :param configured_ms: 0 leaves it to this function
+    """
+    if configured_ms:
+        return max(configured_ms, max_downtime_ms)
+    return max(SHORTEST_SWITCHOVER_LIMIT_MS,
+               SWITCHOVER_FACTOR * max_downtime_ms)
+
+
 def make(sla: model.Sla, source: model.HostCaps,
          destination: model.HostCaps | None,
          transport: model.TransportSettings,
-         wanted_features: Collection[model.QemuFeature]) -> model.Plan:
+         wanted_features: Collection[model.QemuFeature],
+         expected: model.Estimate | None = None,
+         bandwidth_limit_mib_s: int | None = None,
+         switchover_timeout_ms: int = 0,
+         found: Sequence[tuple[model.Obstacle, str]] = (),
+         permitted: Collection[model.Obstacle] = ()) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -157,15 +230,30 @@ def make(sla: model.Sla, source: model.HostCaps,
     :param transport: the settings of the source
     :param wanted_features: the features of the patched QEMU that the operator
         allows
+    :param expected: what earlier migrations between these hosts teach; None
+        if nothing is known, as with a destination that is not this driver
+    :param bandwidth_limit_mib_s: what is reserved; None if nothing is
+    :param switchover_timeout_ms: the operator's; 0 for a multiple of what the
+        flavor allows
+    :param found: what ``obstacles`` has found
+    :param permitted: what the operator permits of it
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
+    reasons += not_permitted(found, permitted)
     if destination is not None:
         reasons += _not_patched(sla, destination)
     elif sla.qemu is model.QemuChoice.PATCHED:
         reasons.append(
             'the flavor asks for fastmig:qemu = patched, but the destination '
             'runs another driver, which does not start guests on it')
+    limit_ms = sla.max_downtime_ms
+    if destination is not None:
+        try:
+            limit_ms = downtime_limit_ms(
+                sla.max_downtime_ms, source.host, destination.host, expected)
+        except exception.PlanRefused as error:
+            reasons += error.reasons
     if reasons:
         raise exception.PlanRefused(reasons)
 
@@ -187,8 +275,14 @@ def make(sla: model.Sla, source: model.HostCaps,
         destination=destination,
         destination_emulator=_destination_emulator(source, destination),
         qemu_features=choose_features(source, destination, wanted_features),
-        downtime_limit_ms=sla.max_downtime_ms,
+        downtime_limit_ms=limit_ms,
         total_limit_ms=sla.max_total_ms,
+        switchover_limit_ms=switchover_limit_ms(
+            sla.max_downtime_ms, switchover_timeout_ms),
         parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
-        clear_flags=frozenset(clear_flags))
+        clear_flags=frozenset(clear_flags),
+        expected=expected if destination is not None else None,
+        bandwidth_limit_mib_s=bandwidth_limit_mib_s,
+        concessions=tuple(f'no limit is certain, because {reason}'
+                          for _, reason in found))

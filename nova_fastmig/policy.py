@@ -204,7 +204,8 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
            post_copy_started: bool,
            post_copy_possible: bool,
            give_up_ms: int | None,
-           samples: Sequence[Sample] = ()) -> model.Decision:
+           samples: Sequence[Sample] = (),
+           paused_ms: float = 0) -> model.Decision:
     """Say what to do with a running migration.
 
     The limits of the plan are never relaxed here: a migration that runs out
@@ -213,7 +214,8 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
 
     :param elapsed_ms: since libvirt's start
     :param paused: the guest stands still already, so the switchover is under
-        way and interrupting it could only make the blackout longer
+        way and interrupting it could only make the blackout longer, unless it
+        hangs
     :param post_copy_started: there is no way back from post-copy
     :param post_copy_possible: False for a guest that cannot do it, and after
         a failed attempt
@@ -222,9 +224,18 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
     :param samples: in their order; all of them, or what ``remember`` keeps.
         Those that cannot be right are left out, and without enough of them
         only the time decides
+    :param paused_ms: for how long the guest is known to stand still in the
+        switchover
     """
     is_over = elapsed_ms > plan.total_limit_ms
     late = f'{elapsed_ms:.0f} ms of {plan.total_limit_ms} ms are over'
+    if (paused and not post_copy_started and
+            paused_ms > plan.switchover_limit_ms):
+        return model.Decision(
+            model.Action.ABORT,
+            f'the guest has stood still for {paused_ms:.0f} ms and the '
+            f'switchover has not finished; {plan.switchover_limit_ms} ms are '
+            f'allowed ([fastmig]switchover_timeout_ms)')
     if post_copy_started or paused:
         what = 'post-copy' if post_copy_started else 'the switchover'
         return model.Decision(

@@ -12,6 +12,7 @@
 
 """Plan, Decisions and Completed -> SlaReport, and its one-line form. Pure."""
 
+from collections.abc import Sequence
 import math
 import re
 
@@ -79,13 +80,19 @@ def _judge_downtime(sla: model.Sla, completed: model.Completed,
 
 def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          decisions: tuple[model.Decision, ...], completed: model.Completed,
-         features: model.FeaturePlan = _NO_FEATURES) -> model.SlaReport:
+         features: model.FeaturePlan = _NO_FEATURES,
+         downtime_limit_ms: int | None = None,
+         expected: model.Estimate | None = None,
+         concessions: Sequence[str] = ()) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
     outcome and reason say what happened instead.
 
     :param features: what was planned for the patched QEMU
+    :param downtime_limit_ms: what was planned for QEMU
+    :param expected: what that was made from
+    :param concessions: why the limits could not be vouched for
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -98,7 +105,7 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         source=source,
         destination=destination,
         outcome=completed.outcome,
-        reason=completed.reason,
+        reason='; '.join(filter(None, (completed.reason, *concessions))),
         downtime=downtime,
         total=total,
         verdict=_overall(completed.outcome, downtime, total),
@@ -108,7 +115,9 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         qemu_features=tuple(sorted(in_force)),
         unused_features=features.unused + tuple(
             (feature, 'the two QEMUs did not agree on it')
-            for feature in sorted(refused)))
+            for feature in sorted(refused)),
+        downtime_limit_ms=downtime_limit_ms,
+        expected=expected)
 
 
 def _figure(judgement: model.Judgement) -> str:

@@ -14,6 +14,7 @@
 
 import collections
 import contextlib
+import math
 import time
 
 import libvirt
@@ -23,15 +24,19 @@ from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from nova_fastmig import calibration
+from nova_fastmig import calibration_store
 from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import exception
 from nova_fastmig import guest as fast_guest
+from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
 from nova_fastmig import report
 from nova_fastmig import request
+from nova_fastmig import reservation
 from nova_fastmig import sinks
 from nova_fastmig import watch
 
@@ -43,6 +48,12 @@ LOG = logging.getLogger(__name__)
 # "unknown".
 _COMPLETED_STATS_TIMEOUT_S = 5
 
+# From the check at the destination until the migration gets there, and beyond
+# the time in which it must be over. Who comes later asks again.
+_ARRIVAL_SLACK_S = 60
+
+_MIB = 1 << 20
+
 # What Nova sets when post-copy has begun.
 _POST_COPY_STATUS = 'running (post-copy)'
 
@@ -50,6 +61,21 @@ _POST_COPY_STATUS = 'running (post-copy)'
 def _sla(instance) -> model.Sla | None:
     return request.parse(instance.flavor.extra_specs or {},
                          conf.sla_settings(CONF))
+
+
+def _needed_mib_s(instance, sla: model.Sla) -> int:
+    """Bandwidth to be reserved; libvirt limits it in whole MiB/s."""
+    return math.ceil(ledger.needed_bytes_per_s(
+        instance.flavor.memory_mb * _MIB, sla.max_total_ms) / _MIB)
+
+
+def _longest_s(instance, sla: model.Sla) -> float:
+    """When a migration is over at the latest, from libvirt's start."""
+    total_s = sla.max_total_ms / 1000
+    if sla.on_miss is model.OnMiss.ABORT:
+        return total_s
+    return max(total_s, CONF.libvirt.live_migration_completion_timeout *
+               max(2, instance.flavor.memory_mb / 1024) or math.inf)
 
 
 def choose_emulator(instance, domain_xml: str) -> str:
@@ -99,6 +125,44 @@ def check_host(host, instance, running_here: bool = False) -> None:
             from error
 
 
+def _obstacles(host, instance, migrate_data) -> list[
+        tuple[model.Obstacle, str]]:
+    xml = host.get_guest(instance).get_xml_desc()
+    return plan.obstacles(
+        CONF.host, fast_guest.passthrough_devices(xml), block_migration=bool(
+            migrate_data and 'block_migration' in migrate_data and
+            migrate_data.block_migration))
+
+
+def check_guest(host, instance, migrate_data) -> None:
+    """Refuse a migration that the guest's devices or disks do not allow.
+
+    At the source, before it starts.
+
+    :param migrate_data: nova.objects.LibvirtLiveMigrateData, with what Nova
+        has found out about disks
+    :raises: MigrationPreCheckError, which names what is in the way
+    """
+    try:
+        if _sla(instance) is None:
+            return
+        reasons = plan.not_permitted(
+            _obstacles(host, instance, migrate_data),
+            conf.permitted_obstacles(CONF))
+        if reasons:
+            raise exception.PlanRefused(reasons)
+    except exception.FastMigError as error:
+        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+            from error
+
+
+def _versions(source: model.HostCaps,
+              destination: model.HostCaps) -> calibration.Versions:
+    return calibration.Versions(*(
+        calibration.describe(host, host.driver_version)
+        for host in (source, destination)))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -115,8 +179,13 @@ class Session:
         self._plan = the_plan
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
+        self._samples: tuple[policy.Sample, ...] = ()
         self._abort_reason = ''
         self._post_copy_possible = False
+        # Whether the switchover was one that the next one may be like.
+        self._is_ordinary = True
+        self._is_forced = False
+        self._paused_since_s: float | None = None
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -161,23 +230,30 @@ class Session:
         guest = fast_guest.FastGuest(domain, self._plan)
         on_failure: collections.deque[str] = collections.deque()
         paused_before = guest.is_paused()
+        self._is_ordinary &= not paused_before
         self._post_copy_possible = (
             post_copy_possible and not paused_before and
             self._sla.on_miss is model.OnMiss.POST_COPY)
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
                                CONF.fastmig.poll_interval_ms / 1000)
 
-        def look(elapsed_ms, stats):
+        def look(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
                 guest, self._instance, tasks, on_failure, migration,
                 self._post_copy_possible)
             self._save_stats(migration, stats)
+            self._samples = policy.remember(self._samples,
+                                            policy.to_sample(stats))
+            paused = not paused_before and guest.is_paused()
+            paused_ms = self._paused_ms(paused)
             self._carry_out(guest, migration, policy.decide(
-                self._plan, elapsed_ms,
-                paused=not paused_before and guest.is_paused(),
+                self._plan, elapsed_ms, paused=paused,
                 post_copy_started=migration.status == _POST_COPY_STATUS,
                 post_copy_possible=self._post_copy_possible,
-                give_up_ms=give_up_s * 1000 or None))
+                give_up_ms=give_up_s * 1000 or None,
+                samples=self._samples, paused_ms=paused_ms))
+            return (self._plan.switchover_limit_ms - paused_ms
+                    if paused else None)
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox,
@@ -199,6 +275,20 @@ class Session:
                 self._completed = watching.completed(
                     _COMPLETED_STATS_TIMEOUT_S)
 
+    def _paused_ms(self, paused: bool) -> float:
+        """For how long the guest is known to stand still in the switchover.
+
+        Force-complete stops the guest for as long as its memory takes. libvirt
+        gives the same reason for that as for a switchover.
+        """
+        if not paused or self._is_forced:
+            self._paused_since_s = None
+            return 0
+        now_s = time.monotonic()
+        if self._paused_since_s is None:
+            self._paused_since_s = now_s
+        return (now_s - self._paused_since_s) * 1000
+
     def _carry_out(self, guest, migration, decision: model.Decision) -> None:
         if decision.action is model.Action.CONTINUE or self._abort_reason:
             return
@@ -215,6 +305,7 @@ class Session:
                                 instance=self._instance)
                     return
             case model.Action.POST_COPY:
+                self._is_ordinary = False
                 nova_migration.trigger_postcopy_switch(
                     guest, self._instance, migration)
                 self._post_copy_possible = (
@@ -259,8 +350,14 @@ class Session:
 
     # From anywhere.
 
+    def force(self) -> None:
+        """Make ``follow`` look at once, for it was told to force the end."""
+        self._is_ordinary = False
+        self._is_forced = True
+        self.wake()
+
     def wake(self) -> None:
-        """Make ``follow`` look at once, for a task was added for it."""
+        """Make ``follow`` look at once."""
         self._mailbox.put(watch.Wake())
 
     @contextlib.contextmanager
@@ -282,7 +379,29 @@ class Session:
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
             self._sla, tuple(self._decisions), self._completed,
-            self._plan.qemu_features)
+            self._plan.qemu_features, self._plan.downtime_limit_ms,
+            self._plan.expected, self._plan.concessions)
+
+    def teach(self, store: calibration_store.Store) -> None:
+        """Remember what a completed migration says about the next one.
+
+        A failure is logged: the guest has moved.
+        """
+        if (self._completed.outcome is not model.Outcome.COMPLETED or
+                self._plan.destination is None or not self._is_ordinary):
+            return
+        lesson = calibration.lesson(
+            self._completed, early_resume=model.QemuFeature.EARLY_RESUME in
+            self.report().qemu_features)
+        if lesson is None:
+            return
+        try:
+            store.add(
+                calibration.Pair(self._plan.source.host, self._destination),
+                _versions(self._plan.source, self._plan.destination), *lesson)
+        except Exception:
+            LOG.exception('Cannot learn from this migration',
+                          instance=self._instance)
 
 
 class Sessions:
@@ -295,19 +414,76 @@ class Sessions:
         self._host = host
         self._by_uuid: dict[str, Session] = {}
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
+        self._calibration = calibration_store.Store.configured(CONF)
+        self._reservations = reservation.Reservations.configured(CONF)
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
         return self._by_uuid.get(instance.uuid)
 
+    def _expected(self, source: model.HostCaps,
+                  destination: model.HostCaps | None) -> model.Estimate | None:
+        if destination is None:
+            return None
+        return self._calibration.estimate(
+            calibration.Pair(source.host, destination.host),
+            _versions(source, destination))
+
+    @staticmethod
+    def _arrival(instance_uuid: str) -> str:
+        # The same guest can leave soon after.
+        return f'{instance_uuid} arriving'
+
+    def expect(self, instance, is_next: bool) -> None:
+        """Reserve bandwidth for a tagged guest that is to come here.
+
+        :param is_next: it comes now; otherwise it may have to wait in a queue
+            of Nova's, and asks again then
+        :raises: MigrationPreCheckError with the figures
+        """
+        try:
+            sla = _sla(instance)
+            if sla is None:
+                return
+            lease_s = _ARRIVAL_SLACK_S
+            if is_next:
+                lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
+                            _longest_s(instance, sla))
+            self._reservations.take(
+                self._arrival(instance.uuid),
+                _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+        except exception.FastMigError as error:
+            raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+                from error
+
+    def arrived(self, instance_uuid: str) -> None:
+        """A guest is here, or will not come."""
+        self._reservations.give_back(self._arrival(instance_uuid))
+
+    def _make_plan(self, context, instance, destination: str, sla: model.Sla,
+                   grant: reservation.Grant, migrate_data) -> model.Plan:
+        source = capabilities.read(self._host, CONF.host,
+                                   self._host.get_guest(instance))
+        peer = capabilities.peer(context, destination)
+        return plan.make(
+            sla, source, peer, conf.transport_settings(CONF),
+            conf.qemu_features(CONF),
+            expected=self._expected(source, peer),
+            bandwidth_limit_mib_s=(None if grant.bytes_per_s is None
+                                   else grant.bytes_per_s // _MIB),
+            switchover_timeout_ms=CONF.fastmig.switchover_timeout_ms,
+            found=_obstacles(self._host, instance, migrate_data),
+            permitted=conf.permitted_obstacles(CONF))
+
     def run(self, context, instance, destination: str, migrate,
-            recover) -> None:
+            recover, migrate_data=None) -> None:
         """Do one migration: request -> plan -> guest -> watch -> report.
 
         :param migrate: LibvirtDriver's own migration, without arguments; a
             tagged guest's finds its session through ``get``
         :param recover: Nova's recovery, called with a migration status if
             the migration cannot be planned
+        :param migrate_data: nova.objects.LibvirtLiveMigrateData
         """
         try:
             sla = _sla(instance)
@@ -319,27 +495,34 @@ class Sessions:
         if sla is None:
             migrate()
             return
-        try:
-            the_plan = plan.make(
-                sla,
-                capabilities.read(self._host, CONF.host,
-                                  self._host.get_guest(instance)),
-                capabilities.peer(context, destination),
-                conf.transport_settings(CONF),
-                conf.qemu_features(CONF))
-        except exception.FastMigError as error:
-            LOG.error('Live migration refused: %s', error, instance=instance)
-            recover('failed')
-            self._sinks.emit(context, report.make(
-                instance.uuid, CONF.host, destination, sla, (),
-                model.Completed(model.Outcome.REFUSED, str(error), None,
-                                None)))
-            return
-        LOG.info('Live migration by %s', the_plan, instance=instance)
+        with contextlib.ExitStack() as held:
+            try:
+                grant = held.enter_context(self._reservations.hold(
+                    instance.uuid, _needed_mib_s(instance, sla) * _MIB,
+                    CONF.fastmig.migration_bandwidth_wait_s))
+                the_plan = self._make_plan(context, instance, destination,
+                                           sla, grant, migrate_data)
+            except exception.FastMigError as error:
+                LOG.error('Live migration refused: %s', error,
+                          instance=instance)
+                recover('failed')
+                self._sinks.emit(context, report.make(
+                    instance.uuid, CONF.host, destination, sla, (),
+                    model.Completed(model.Outcome.REFUSED, str(error), None,
+                                    None)))
+                return
+            LOG.info('Live migration by %s, after %d ms of waiting for '
+                     'bandwidth', the_plan, grant.waited_ms, instance=instance)
+            self._run_planned(context, instance, destination, sla, the_plan,
+                              migrate)
+
+    def _run_planned(self, context, instance, destination: str,
+                     sla: model.Sla, the_plan: model.Plan, migrate) -> None:
         session = Session(self._host, instance, destination, sla, the_plan)
         self._by_uuid[instance.uuid] = session
         try:
             migrate()
         finally:
             del self._by_uuid[instance.uuid]
+            session.teach(self._calibration)
             self._sinks.emit(context, session.report())

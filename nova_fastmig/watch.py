@@ -15,6 +15,7 @@
 import collections
 import dataclasses
 import json
+import math
 import os
 import selectors
 import time
@@ -262,7 +263,9 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
         downtime_ms=downtime_ms,
         total_ms=total_ms,
         blackout=to_blackout(qemu.get('x-blackout', {})),
-        agreed_features=_agreed(qemu))
+        agreed_features=_agreed(qemu),
+        # QEMU's average over the whole migration, once that is completed.
+        bandwidth_bytes_per_s=_count(stats, 'memory_bps'))
 
 
 class Watch:
@@ -283,6 +286,7 @@ class Watch:
         self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
         self._qemu: dict = {}
+        self._look_in_ms: float | None = None
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -305,17 +309,19 @@ class Watch:
             self._has_jobs_clock = True
 
     def _timeout_s(self) -> float:
-        until_deadline_s = self._total_limit_s - self._elapsed_s()
+        until_s = [self._total_limit_s - self._elapsed_s()]
+        if self._look_in_ms is not None:
+            until_s.append(self._look_in_ms / 1000)
         # Just past the deadline, so that the policy sees it as over.
-        if until_deadline_s > 0:
-            return min(self._poll_interval_s, until_deadline_s + 0.001)
-        return self._poll_interval_s
+        return min(self._poll_interval_s,
+                   *(each + 0.001 for each in until_s if each > 0), math.inf)
 
-    def run(self, look: ty.Callable[[float, dict], None]) -> Ended:
+    def run(self, look: ty.Callable[[float, dict], float | None]) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
 
         :param look: gets the milliseconds since libvirt's start and libvirt's
-            statistics of the job, empty if there are none
+            statistics of the job, empty if there are none. It may return the
+            milliseconds until another deadline
         :returns: when the migration call has returned
         """
         while True:
@@ -338,7 +344,7 @@ class Watch:
                 return ended
             stats = self._guest.job_stats()
             self._set_clock(_count(stats, 'time_elapsed'))
-            look(self._elapsed_s() * 1000, stats)
+            self._look_in_ms = look(self._elapsed_s() * 1000, stats)
 
     def completed(self, timeout_s: float) -> model.Completed:
         """The statistics of a migration that has moved the guest.

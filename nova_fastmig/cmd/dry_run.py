@@ -19,7 +19,6 @@ import time
 from cliff import show
 import nova.conf
 
-from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import conf
 from nova_fastmig import exception
@@ -38,7 +37,7 @@ class NotTagged(exception.FastMigError):
 
 
 def _pessimistic(store: calibration_store.Store, source: str,
-                 destination: str | None) -> calibration.Estimate | None:
+                 destination: str | None) -> model.Estimate | None:
     """What to expect between two hosts, or from a host to any other."""
     estimates = [
         estimate for pair, versions in store.pairs().items()
@@ -46,7 +45,7 @@ def _pessimistic(store: calibration_store.Store, source: str,
         and (estimate := store.estimate(pair, versions)) is not None]
     if not estimates:
         return None
-    return calibration.Estimate(
+    return model.Estimate(
         max(each.fixed_ms for each in estimates),
         min(each.bandwidth_bytes_per_s for each in estimates),
         sum(each.count for each in estimates))

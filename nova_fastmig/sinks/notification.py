@@ -95,9 +95,28 @@ class BlackoutPayload(base.NotificationPayloadBase):
 
 
 @nova_base.NovaObjectRegistry.register_if(False)
-class SlaReportPayload(base.NotificationPayloadBase):
+class EstimatePayload(base.NotificationPayloadBase):
     # Version 1.0: Initial version
     VERSION = '1.0'
+    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+
+    fields = {
+        'fixed_ms': fields.FloatField(),
+        'bandwidth_bytes_per_s': fields.FloatField(),
+        'count': fields.IntegerField(),
+    }
+
+    def __init__(self, estimate: model.Estimate):
+        super().__init__()
+        for name in self.fields:
+            setattr(self, name, getattr(estimate, name))
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
+class SlaReportPayload(base.NotificationPayloadBase):
+    # Version 1.0: Initial version
+    # Version 1.1: downtime_limit_ms, expected
+    VERSION = '1.1'
     OBJ_PROJECT_NAMESPACE = _NAMESPACE
 
     fields = {
@@ -114,6 +133,8 @@ class SlaReportPayload(base.NotificationPayloadBase):
         'blackout': fields.ObjectField('BlackoutPayload', nullable=True),
         'qemu_features': fields.ListOfStringsField(),
         'unused_features': fields.DictOfStringsField(),
+        'downtime_limit_ms': fields.IntegerField(nullable=True),
+        'expected': fields.ObjectField('EstimatePayload', nullable=True),
     }
 
     def __init__(self, report: model.SlaReport):
@@ -133,6 +154,9 @@ class SlaReportPayload(base.NotificationPayloadBase):
         self.qemu_features = list(map(str, report.qemu_features))
         self.unused_features = {
             str(feature): reason for feature, reason in report.unused_features}
+        self.downtime_limit_ms = report.downtime_limit_ms
+        self.expected = (None if report.expected is None
+                         else EstimatePayload(report.expected))
 
 
 def to_payload(report: model.SlaReport) -> dict:

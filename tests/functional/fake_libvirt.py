@@ -29,7 +29,7 @@ from lxml import etree
 from nova.tests.fixtures import libvirt as fakelibvirt
 from oslo_config import cfg
 
-from nova_fastmig import conf
+from nova_fastmig import opts
 from tests import fake_libvirt_names
 from tests import fake_qemu
 
@@ -47,12 +47,22 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar hangs: the guest is paused for the switchover, which then does not
+        finish while this is so; one that is cancelled resumes the guest
+    :ivar refuses_to_abort: in a switchover that hangs
+    :ivar pass_s: how long a pass over the memory takes, with its event at the
+        start; None for a first pass that does not end
+    :ivar dirty_mib_s: what the guest dirties; 32 MiB/s are sent
     """
 
     converges: bool = True
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    hangs: bool = False
+    refuses_to_abort: bool = False
+    pass_s: float | None = None
+    dirty_mib_s: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +88,11 @@ class Domain(fakelibvirt.Domain):
         self._commandline = tree.find(
             '{http://libvirt.org/schemas/domain/qemu/1.0}commandline')
         self._emulator = tree.findtext('./devices/emulator')
+        self._passthrough = []
         self.downtime_limit_ms = QEMU_DEFAULT_DOWNTIME_MS
         self._reason = 0
         self._started = None
+        self._pass = 0
         self._cancelled = False
         self._post_copy = False
 
@@ -89,10 +101,16 @@ class Domain(fakelibvirt.Domain):
         for element in (self._metadata, self._commandline):
             if element is not None:
                 tree.append(element)
+        tree.find('./devices').extend(map(etree.fromstring,
+                                          self._passthrough))
         tree.find('./devices/emulator').text = self._emulator or (
             etree.fromstring(self._connection.getDomainCapabilities(
                 None, 'x86_64', None, 'kvm', 0)).findtext('./path'))
         return etree.tostring(tree, encoding='unicode')
+
+    def plug_in(self, xml):
+        """A device of the host, which does not move with the guest."""
+        self._passthrough.append(xml)
 
     def state(self, flags=0):
         return [self._state, self._reason]
@@ -123,7 +141,27 @@ class Domain(fakelibvirt.Domain):
         self._post_copy = True
 
     def abortJob(self):
+        if self._connection.behaviour.refuses_to_abort:
+            raise self._error('cannot abort now',
+                              fakelibvirt.VIR_ERR_OPERATION_INVALID)
         self._cancelled = True
+
+    def _switch_over(self):
+        behaviour = self._connection.behaviour
+        if not behaviour.hangs:
+            return
+        super().suspend()
+        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_MIGRATION
+        while behaviour.hangs:
+            if self._cancelled:
+                self.resume()
+                raise self._cancellation()
+            time.sleep(0.01)
+
+    def _cancellation(self):
+        return self._error(
+            'operation aborted: migration out job: canceled by client',
+            fakelibvirt.VIR_ERR_OPERATION_ABORTED)
 
     def jobStats(self, flags=0):
         if self._started is None:
@@ -131,7 +169,18 @@ class Domain(fakelibvirt.Domain):
         return {'type': fakelibvirt.VIR_DOMAIN_JOB_UNBOUNDED,
                 'time_elapsed': int((time.monotonic() - self._started) * 1000),
                 'memory_total': 1 << 30, 'memory_processed': 1 << 29,
-                'memory_remaining': 1 << 29, 'memory_iteration': 1}
+                'memory_remaining': 1 << 29, 'memory_iteration': self._pass,
+                'memory_bps': 32 << 20, 'memory_page_size': 4096,
+                'memory_dirty_rate':
+                    (self._connection.behaviour.dirty_mib_s << 20) // 4096}
+
+    def _next_pass(self):
+        """Begin another pass when it is time."""
+        pass_s = self._connection.behaviour.pass_s
+        if pass_s and (time.monotonic() - self._started >=
+                       self._pass * pass_s):
+            self._pass += 1
+            self._connection.emit('MIGRATION_ITERATION', self, self._pass)
 
     def migrateToURI3(self, dconnuri, params, flags):
         connection = self._connection
@@ -139,18 +188,19 @@ class Domain(fakelibvirt.Domain):
         connection.calls.append(Call(
             self.UUIDString(), params, flags, self.downtime_limit_ms))
         self._started = time.monotonic()
+        self._pass = 1
         self._cancelled = self._post_copy = False
         try:
             connection.emit('MIGRATION_ITERATION', self, 1)
             while not behaviour.converges:
                 if self._cancelled:
-                    raise self._error(
-                        'operation aborted: migration out job: canceled by '
-                        'client', fakelibvirt.VIR_ERR_OPERATION_ABORTED)
+                    raise self._cancellation()
                 if (self._post_copy or
                         self._state == fakelibvirt.VIR_DOMAIN_PAUSED):
                     break
+                self._next_pass()
                 time.sleep(0.01)
+            self._switch_over()
             if behaviour.error:
                 raise self._error(behaviour.error,
                                   fakelibvirt.VIR_ERR_OPERATION_FAILED)
@@ -164,7 +214,8 @@ class Domain(fakelibvirt.Domain):
             flags & fakelibvirt.VIR_MIGRATE_PERSIST_DEST)
         self._leave()
         stats = {'downtime': behaviour.downtime_ms,
-                 'time_elapsed': behaviour.total_ms}
+                 'time_elapsed': behaviour.total_ms,
+                 'memory_bps': 1 << 30}
         connection.emit('JOB_COMPLETED', self, {
             'type': fakelibvirt.VIR_DOMAIN_JOB_COMPLETED,
             **{name: value for name, value in stats.items()
@@ -287,12 +338,15 @@ class FakeLibvirt(fixtures.Fixture):
         self.features = ()
         self.qemu_callbacks = {}
         self.query_migrate = {}
-        conf.register_opts(cfg.CONF)
+        opts.register(cfg.CONF)
         # Not oslo.config's fixture: it resets all options at its end, and
         # Nova's fixtures stop their services after that, with the waits of
         # production.
-        cfg.CONF.set_override('emulator', str(self.emulator), group='fastmig')
-        self.addCleanup(cfg.CONF.clear_override, 'emulator', group='fastmig')
+        for name, value in (
+                ('emulator', self.emulator),
+                ('calibration_path', self.emulator.parent / 'calibration')):
+            cfg.CONF.set_override(name, str(value), group='fastmig')
+            self.addCleanup(cfg.CONF.clear_override, name, group='fastmig')
         for name, value in fake_libvirt_names.CONSTANTS.items():
             if not hasattr(fakelibvirt, name):
                 self.useFixture(fixtures.MonkeyPatch(

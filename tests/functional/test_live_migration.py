@@ -10,9 +10,14 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+from unittest import mock
+
+import fixtures
+from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.virt import event
 
 from nova_fastmig import driver
+from nova_fastmig import session
 from tests.functional import base
 from tests.functional import fake_libvirt
 
@@ -136,6 +141,85 @@ class TestTheTimeIsOver(base.TwoHosts):
         self.fake.behaviour.converges = True
         self._wait_for_migration_status(server, ['completed'])
         self.assertEqual('missed', self.wait_for_verdict(server)['verdict'])
+        self.assert_moved(server)
+
+
+class TestTheTrend(base.TwoHosts):
+    """A guest that will not converge, with much time left."""
+
+    def setUp(self):
+        super().setUp()
+        self.fake.behaviour.converges = False
+        self.fake.behaviour.pass_s = 0.2
+        self.fake.behaviour.dirty_mib_s = 48
+
+    def test_abort(self):
+        server = self.boot_tagged(max_total_ms='600000')
+        self._live_migrate(server, 'cancelled')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('unknown', 'aborted'),
+                         (verdict['verdict'], verdict['outcome']))
+        self.assertRegex(
+            verdict['reason'],
+            r'^will not converge in the 59\d{4} ms left: 512.0 MiB remain, '
+            r'0.3 MiB fit the switchover; bandwidth 32.0 MiB/s, dirty rate '
+            r'48.0 MiB/s$')
+        self.assert_stayed(server)
+
+    def test_post_copy(self):
+        self.flags(live_migration_permit_post_copy=True, group='libvirt')
+        server = self.boot_tagged(max_total_ms='600000', on_miss='post-copy')
+        self._live_migrate(server)
+        self.assertEqual('completed', self.wait_for_verdict(server)['outcome'])
+        self.assert_moved(server)
+
+    def test_a_guest_that_will(self):
+        self.fake.behaviour.dirty_mib_s = 16
+        server = self.boot_tagged(max_total_ms='600000')
+        self.start_live_migration(server)
+        here = self.domain('src', server)
+        self._wait_for_assert(lambda: self.assertLess(6, here._pass))
+        self.fake.behaviour.converges = True
+        self._wait_for_migration_status(server, ['completed'])
+        self.assertEqual('met', self.wait_for_verdict(server)['verdict'])
+        self.assert_moved(server)
+
+
+class TestTheSwitchoverHangs(base.TwoHosts):
+
+    def setUp(self):
+        super().setUp()
+        self.fake.behaviour.hangs = True
+        self.flags(switchover_timeout_ms=200, group='fastmig')
+
+    def test_the_guest_resumes_at_the_source(self):
+        # Even a guest that must arrive, however late, does not stand still.
+        server = self.boot_tagged(on_miss='proceed')
+        self._live_migrate(server, 'cancelled')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual(('unknown', 'aborted'),
+                         (verdict['verdict'], verdict['outcome']))
+        self.assertRegex(
+            verdict['reason'],
+            r'^the guest has stood still for \d+ ms and the switchover has '
+            r'not finished; 200 ms are allowed')
+        self.assert_stayed(server)
+        self.assertEqual(fakelibvirt.VIR_DOMAIN_RUNNING,
+                         self.domain('src', server)._state)
+
+    def test_libvirt_refuses(self):
+        self.fake.behaviour.refuses_to_abort = True
+        refused = mock.Mock(side_effect=session.LOG.warning)
+        self.useFixture(fixtures.MockPatchObject(
+            session.LOG, 'warning', refused))
+        server = self.boot_tagged()
+        self.start_live_migration(server)
+        self._wait_for_assert(lambda: self.assertIn(
+            'Could not abort: %s',
+            [call.args[0] for call in refused.call_args_list]))
+        self.fake.behaviour.hangs = False
+        self._wait_for_migration_status(server, ['completed'])
+        self.assertEqual('completed', self.wait_for_verdict(server)['outcome'])
         self.assert_moved(server)
 
 

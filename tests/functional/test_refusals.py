@@ -13,6 +13,8 @@
 """Migrations that must not begin."""
 
 import ddt
+import fixtures
+from nova.virt.libvirt import driver as nova_driver
 
 from tests.functional import base
 
@@ -73,6 +75,32 @@ class TestRefused(base.TwoHosts):
         server = self.boot_tagged(on_miss='post-copy')
         self.assertIn('[libvirt]live_migration_permit_post_copy is off',
                       self.refusal(server))
+
+    def test_a_device_of_the_host(self):
+        server = self.boot_tagged()
+        self.domain('src', server).plug_in(
+            '<hostdev mode="subsystem" type="pci" managed="yes"><source>'
+            '<address domain="0x0000" bus="0x81" slot="0x00" function="0x1"/>'
+            '</source></hostdev>')
+        self.assertRegex(
+            self.refusal(server),
+            r'the guest has the PCI device 0000:81:00.1 of host \w+ '
+            r"\('passthrough' is not in \[fastmig\]permitted_obstacles\)")
+        self.flags(permitted_obstacles=['passthrough'], group='fastmig')
+        self._live_migrate(server)
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual('met', verdict['verdict'])
+        self.assertIn('the PCI device 0000:81:00.1', verdict['reason'])
+
+    def test_disks_that_are_not_shared(self):
+        for name, value in (('_check_shared_storage_test_file', False),
+                            ('_assert_dest_node_has_enough_disk', None)):
+            self.useFixture(fixtures.MockPatchObject(
+                nova_driver.LibvirtDriver, name, return_value=value))
+        self.assertRegex(
+            self.refusal(self.boot_tagged()),
+            r'the guest has disks on host \w+ that are not shared '
+            r"\('block-migration' is not in \[fastmig\]permitted_obstacles\)")
 
     def test_the_scheduler_chooses(self):
         """The host that was asked tells; the conductor only counts hosts."""

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from oslotest import base
 
 from nova_fastmig import calibration
-from nova_fastmig import exception
+from nova_fastmig import model
 from tests.unit import values
 
 PAIR = calibration.Pair('compute1', 'compute2')
@@ -55,13 +55,13 @@ class TestEstimate(base.BaseTestCase):
         few = [observation()] * (calibration.MIN_OBSERVATIONS - 1)
         self.assertIsNone(estimate({}))
         self.assertIsNone(estimate(table(*few)))
-        self.assertEqual(calibration.Estimate(7.0, 1e9, 5),
+        self.assertEqual(model.Estimate(7.0, 1e9, 5),
                          estimate(table(*few, observation())))
 
     def test_four_of_five_are_as_good(self):
         made = table(*(observation(fixed_ms, fixed_ms * 100)
                        for fixed_ms in (9, 5, 7, 6, 8)))
-        self.assertEqual(calibration.Estimate(8, 600, 5), estimate(made))
+        self.assertEqual(model.Estimate(8, 600, 5), estimate(made))
 
     def test_an_accident_changes_nothing(self):
         self.assertEqual(7.0, fixed(7, 7, 1e6, 7, 7))
@@ -155,49 +155,44 @@ class TestAdd(base.BaseTestCase):
         self.assertEqual(copy, first)
 
 
-@ddt.ddt
-class TestDowntimeLimit(base.BaseTestCase):
-
-    def limit(self, max_downtime_ms, fixed_ms):
-        return calibration.downtime_limit_ms(
-            max_downtime_ms, PAIR, calibration.Estimate(fixed_ms, 1e9, 12))
-
-    def test_nothing_is_known(self):
-        self.assertEqual(10, calibration.downtime_limit_ms(10, PAIR, None))
-
-    @ddt.data((10, 0, 10), (10, 6.0, 4), (10, 6.1, 3), (10, 9.0, 1))
-    @ddt.unpack
-    def test_what_is_left(self, max_downtime_ms, fixed_ms, left_ms):
-        self.assertEqual(left_ms, self.limit(max_downtime_ms, fixed_ms))
-
-    @ddt.data((10, 9.1), (10, 10), (10, 41.52), (1, 0.5))
-    @ddt.unpack
-    def test_nothing_is_left(self, max_downtime_ms, fixed_ms):
-        error = self.assertRaises(exception.PlanRefused, self.limit,
-                                  max_downtime_ms, fixed_ms)
-        self.assertEqual(
-            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
-            f'between host compute1 and host compute2 {fixed_ms:.1f} ms do '
-            'not depend on memory (as learned from the last 12 migrations); '
-            'nothing is left for the memory', str(error))
-
-    @hypothesis.given(st.integers(1, 1000), st.floats(0, 2000))
-    def test_both_parts_fit_the_sla(self, max_downtime_ms, fixed_ms):
-        try:
-            left_ms = self.limit(max_downtime_ms, fixed_ms)
-        except exception.PlanRefused:
-            self.assertLess(max_downtime_ms - fixed_ms, 1)
-        else:
-            self.assertLessEqual(left_ms + fixed_ms, max_downtime_ms + 1e-9)
-            self.assertGreaterEqual(left_ms, 1)
-
-
 class TestFixedPart(base.BaseTestCase):
 
     def test_without_the_last_pages(self):
         self.assertEqual(9.5, calibration.fixed_part_ms(12, 2.5))
         self.assertEqual(12, calibration.fixed_part_ms(12, None))
         self.assertEqual(0, calibration.fixed_part_ms(1, 1.5))
+
+
+@ddt.ddt
+class TestLesson(base.BaseTestCase):
+
+    def lesson(self, early_resume=False, **completed):
+        return calibration.lesson(
+            values.completed(**{'bandwidth_bytes_per_s': 10 ** 9,
+                                **completed}), early_resume)
+
+    @ddt.data(False, True)
+    def test_qemus_figures(self, early_resume):
+        fixed_ms, bandwidth = self.lesson(early_resume,
+                                          blackout=values.blackout())
+        self.assertAlmostEqual(3.2 - (1.0 - 0.2), fixed_ms)
+        self.assertEqual(10 ** 9, bandwidth)
+
+    def test_pages_that_were_sent_before_the_stop(self):
+        self.assertEqual(
+            (3.2, 10 ** 9),
+            self.lesson(blackout=values.blackout(pages_sent_ms=0.1)))
+
+    def test_libvirts_figure(self):
+        self.assertEqual((7, 10 ** 9), self.lesson())
+
+    def test_libvirts_figure_is_too_long_with_early_resume(self):
+        self.assertIsNone(self.lesson(early_resume=True))
+
+    @ddt.data({'downtime_ms': None}, {'bandwidth_bytes_per_s': None},
+              {'bandwidth_bytes_per_s': 0})
+    def test_a_figure_is_missing(self, completed):
+        self.assertIsNone(self.lesson(**completed))
 
 
 class TestDescribe(base.BaseTestCase):

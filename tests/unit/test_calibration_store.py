@@ -21,6 +21,7 @@ from oslotest import base
 from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import durable
+from nova_fastmig import model
 
 PAIR = calibration.Pair('compute1', 'compute2')
 VERSIONS = calibration.Versions('old', 'new')
@@ -44,7 +45,7 @@ class TestStore(base.BaseTestCase):
     def test_it_survives_a_restart(self):
         self.fill(self.store())
         again = self.store()
-        self.assertEqual(calibration.Estimate(6.5, 1e9, 5),
+        self.assertEqual(model.Estimate(6.5, 1e9, 5),
                          again.estimate(PAIR, VERSIONS))
         self.assertEqual({PAIR: VERSIONS}, again.pairs())
 

@@ -95,6 +95,15 @@ class TestPatchedEmulator(CapabilitiesTestCase):
         self.assertIsNone(capabilities.patched_emulator())
         self.assertEqual(2, len(self.starts()))
 
+    def test_traits(self):
+        self.assertEqual(
+            {'CUSTOM_FASTMIG': True, 'CUSTOM_FASTMIG_QEMU': False},
+            capabilities.traits())
+        self.install()
+        self.assertEqual(
+            {'CUSTOM_FASTMIG': True, 'CUSTOM_FASTMIG_QEMU': True},
+            capabilities.traits())
+
     def test_not_a_patched_one(self):
         self.install(STOCK)
         self.assertIsNone(capabilities.patched_emulator())
@@ -135,7 +144,8 @@ class TestRead(CapabilitiesTestCase):
             model.HostCaps(
                 'compute1', emulator=DEFAULT, qemu_version=(10, 0, 13),
                 qemu_series='', qemu_features=frozenset(),
-                libvirt_version=(11, 3, 2)),
+                libvirt_version=(11, 3, 2),
+                driver_version=capabilities.OWN_VERSION),
             self.read())
 
     def test_patched_qemu(self):
@@ -145,7 +155,8 @@ class TestRead(CapabilitiesTestCase):
                 'compute1', emulator=str(self.emulator),
                 qemu_version=(10, 0, 2), qemu_series='nova-fastmig 3',
                 qemu_features=frozenset({model.QemuFeature.EARLY_RESUME}),
-                libvirt_version=(11, 3, 2)),
+                libvirt_version=(11, 3, 2),
+                driver_version=capabilities.OWN_VERSION),
             self.read())
 
     def test_a_guest_on_the_distributions_qemu(self):

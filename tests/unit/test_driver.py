@@ -15,6 +15,7 @@ from unittest import mock
 
 import ddt
 from nova.compute import manager
+from nova.compute import provider_tree
 from nova import conf as nova_conf  # noqa: F401  registers [libvirt]
 from nova.tests import fixtures as nova_fixtures
 from nova.virt import event
@@ -130,6 +131,75 @@ class TestFastMigDriver(base.BaseTestCase):
                 'a': 1, **capabilities.to_stats(values.host())}},
             resources)
         persist.assert_called_once()
+
+    def test_bandwidth_is_reserved_for_an_arrival(self):
+        made = self.make()
+        made._sessions = sessions = mock.Mock()
+        for name, is_next, arguments in (
+                ('check_can_live_migrate_destination', False, 2),
+                ('pre_live_migration', True, 4)):
+            with (mock.patch.object(nova_driver.LibvirtDriver, name) as stock,
+                  mock.patch.object(driver.session, 'check_host')):
+                getattr(made, name)(None, mock.sentinel.instance,
+                                    *arguments * (None,))
+            stock.assert_called_once()
+            sessions.expect.assert_called_once_with(mock.sentinel.instance,
+                                                    is_next=is_next)
+            sessions.reset_mock()
+
+    def test_the_guest_is_checked_with_what_nova_has_found(self):
+        with (mock.patch.object(nova_driver.LibvirtDriver,
+                                'check_can_live_migrate_source') as stock,
+              mock.patch.object(driver.session, 'check_host') as host,
+              mock.patch.object(driver.session, 'check_guest') as guest):
+            made = self.make()
+            self.assertIs(stock.return_value,
+                          made.check_can_live_migrate_source(
+                              None, mock.sentinel.instance, None))
+        host.assert_called_once_with(made._host, mock.sentinel.instance,
+                                     running_here=True)
+        guest.assert_called_once_with(made._host, mock.sentinel.instance,
+                                      stock.return_value)
+
+    def test_and_given_back(self):
+        made = self.make()
+        made._sessions = sessions = mock.Mock()
+        guest = mock.Mock(uuid='uuid')
+        with (mock.patch.object(nova_driver.LibvirtDriver, 'emit_event'),
+              mock.patch.object(
+                  nova_driver.LibvirtDriver,
+                  'rollback_live_migration_at_destination'),
+              mock.patch.object(nova_driver.LibvirtDriver,
+                                'post_live_migration_at_destination'),
+              mock.patch.object(driver.fast_guest, 'persist_by_uuid')):
+            for end in (
+                    lambda: made.emit_event(event.LifecycleEvent(
+                        'uuid', event.EVENT_LIFECYCLE_STOPPED)),
+                    lambda: made.rollback_live_migration_at_destination(
+                        None, guest, None, None),
+                    lambda: made.post_live_migration_at_destination(
+                        None, guest, None)):
+                end()
+                sessions.arrived.assert_called_once_with('uuid')
+                sessions.reset_mock()
+
+    def test_traits_come_and_go(self):
+        tree = provider_tree.ProviderTree()
+        tree.new_root('node', '7d2a3f0e-1a2b-4c3d-8e9f-0a1b2c3d4e5f')
+        tree.add_traits('node', 'CUSTOM_OTHER')
+        made = self.make()
+        for emulator, traits in ((None, {'CUSTOM_FASTMIG'}),
+                                 ('/opt/q', {'CUSTOM_FASTMIG',
+                                             'CUSTOM_FASTMIG_QEMU'}),
+                                 (None, {'CUSTOM_FASTMIG'})):
+            with (mock.patch.object(nova_driver.LibvirtDriver,
+                                    'update_provider_tree') as stock,
+                  mock.patch.object(capabilities, 'patched_emulator',
+                                    return_value=emulator)):
+                made.update_provider_tree(tree, 'node', {})
+            stock.assert_called_once_with(tree, 'node', {})
+            self.assertEqual({'CUSTOM_OTHER', *traits},
+                             set(tree.data('node').traits))
 
     def test_a_resumed_guest_is_made_persistent(self):
         made = self.make()

@@ -113,6 +113,33 @@ class TestAdaptXml(base.BaseTestCase):
         self.assertIn('name="A"', guest.adapt_xml(xml))
 
 
+class TestPassthroughDevices(base.BaseTestCase):
+
+    def test_none(self):
+        self.assertEqual([], guest.passthrough_devices('<domain/>'))
+        self.assertEqual([], guest.passthrough_devices('''
+            <domain><devices><interface type="bridge"/><disk type="file"/>
+            </devices></domain>'''))
+
+    def test_all_kinds(self):
+        self.assertEqual(
+            ['the SR-IOV port fa:16:3e:00:00:01', 'a vDPA port',
+             'the mediated device 5f2e', 'the PCI device 0000:81:00.1',
+             'the usb device'],
+            guest.passthrough_devices('''
+            <domain><devices>
+            <interface type="hostdev"><mac address="fa:16:3e:00:00:01"/>
+            </interface>
+            <interface type="vdpa"/>
+            <hostdev mode="subsystem" type="mdev" model="vfio-pci">
+            <source><address uuid="5f2e"/></source></hostdev>
+            <hostdev mode="subsystem" type="pci" managed="yes"><source>
+            <address domain="0x0000" bus="0x81" slot="0x00" function="0x1"/>
+            </source></hostdev>
+            <hostdev mode="subsystem" type="usb"/>
+            </devices></domain>'''))
+
+
 class TestMigrate(base.BaseTestCase):
 
     def setUp(self):
@@ -150,6 +177,16 @@ class TestMigrate(base.BaseTestCase):
         self.assertEqual(4, params['parallel.connections'])
         self.assertEqual((5, '<domain/>'),
                          (params['bandwidth'], params['destination_xml']))
+
+    def test_bandwidth(self):
+        """Nova's own limit is 5 here."""
+        for reserved, limit in ((3, 3), (7, 5), (None, 5)):
+            self.migrate(values.plan(bandwidth_limit_mib_s=reserved))
+            self.assertEqual(limit, self.call()['params']['bandwidth'])
+        guest.FastGuest(
+            self.domain, values.plan(bandwidth_limit_mib_s=7)).migrate(
+            URI, destination_xml='<domain/>', bandwidth=0)
+        self.assertEqual(7, self.call()['params']['bandwidth'])
 
     def test_the_destination_gets_its_own_qemu(self):
         self.migrate(

@@ -46,8 +46,9 @@ class TestConventions(base.BaseTestCase):
             self.assertTrue(each.__dataclass_params__.frozen, each)
 
     def test_every_number_names_its_unit(self):
-        countless = {'lowest', 'highest', 'parallel_connections'}
+        countless = {'lowest', 'highest', 'parallel_connections', 'count'}
         for each in self.classes:
             for field in dataclasses.fields(each):
                 if field.type in NUMBERS and field.name not in countless:
-                    self.assertRegex(field.name, '_(ms|bytes)$', each)
+                    self.assertRegex(
+                        field.name, '_(ms|bytes|bytes_per_s|mib_s)$', each)

@@ -269,3 +269,123 @@ class TestDestinationEmulator(base.BaseTestCase):
                 exception.PlanRefused, make, sla,
                 host=values.patched_host(), destination=destination)
             self.assertIn(words, str(error))
+
+
+@ddt.ddt
+class TestDowntimeLimit(base.BaseTestCase):
+
+    def limit(self, max_downtime_ms, fixed_ms):
+        return plan.downtime_limit_ms(
+            max_downtime_ms, 'compute1', 'compute2',
+            model.Estimate(fixed_ms, 1e9, 12))
+
+    def test_nothing_is_known(self):
+        self.assertEqual(10, plan.downtime_limit_ms(
+            10, 'compute1', 'compute2', None))
+
+    @ddt.data((10, 0, 10), (10, 6.0, 4), (10, 6.1, 3), (10, 9.0, 1))
+    @ddt.unpack
+    def test_what_is_left(self, max_downtime_ms, fixed_ms, left_ms):
+        self.assertEqual(left_ms, self.limit(max_downtime_ms, fixed_ms))
+
+    @ddt.data((10, 9.1), (10, 10), (10, 41.52), (1, 0.5))
+    @ddt.unpack
+    def test_nothing_is_left(self, max_downtime_ms, fixed_ms):
+        error = self.assertRaises(exception.PlanRefused, self.limit,
+                                  max_downtime_ms, fixed_ms)
+        self.assertEqual(
+            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
+            f'between host compute1 and host compute2 {fixed_ms:.1f} ms do '
+            'not depend on memory (as learned from the last 12 migrations); '
+            'nothing is left for the memory', str(error))
+
+    @hypothesis.given(st.integers(1, 1000), st.floats(0, 2000))
+    def test_both_parts_fit_the_sla(self, max_downtime_ms, fixed_ms):
+        try:
+            left_ms = self.limit(max_downtime_ms, fixed_ms)
+        except exception.PlanRefused:
+            self.assertLess(max_downtime_ms - fixed_ms, 1)
+        else:
+            self.assertLessEqual(left_ms + fixed_ms, max_downtime_ms + 1e-9)
+            self.assertGreaterEqual(left_ms, 1)
+
+
+@ddt.ddt
+class TestObstacles(base.BaseTestCase):
+
+    DEVICES = ('the PCI device 0000:81:00.1', 'a vDPA port')
+    PCI = 'the guest has the PCI device 0000:81:00.1 of host compute1'
+
+    def test_what_is_found(self):
+        self.assertEqual([], plan.obstacles('compute1', (), False))
+        found = plan.obstacles('compute1', self.DEVICES, True)
+        self.assertEqual(['passthrough', 'passthrough', 'block-migration'],
+                         [obstacle for obstacle, _ in found])
+        self.assertEqual(self.PCI, found[0][1])
+
+    @ddt.data(
+        ((), 3), (('passthrough',), 1), (('block-migration',), 2),
+        (('passthrough', 'block-migration'), 0))
+    @ddt.unpack
+    def test_what_is_not_permitted(self, permitted, count):
+        found = plan.obstacles('compute1', self.DEVICES, True)
+        reasons = plan.not_permitted(found, set(
+            map(model.Obstacle, permitted)))
+        self.assertEqual(count, len(reasons))
+        self.assertTrue(all('[fastmig]permitted_obstacles' in each
+                            for each in reasons))
+
+    def make(self, *permitted: model.Obstacle) -> model.Plan:
+        return plan.make(
+            values.sla(), values.host(), DESTINATION, values.transport(), (),
+            found=plan.obstacles('compute1', self.DEVICES[:1], False),
+            permitted=permitted)
+
+    def test_a_plan(self):
+        self.assertEqual((f'no limit is certain, because {self.PCI}',),
+                         self.make(model.Obstacle.PASSTHROUGH).concessions)
+        error = self.assertRaises(exception.PlanRefused, self.make)
+        self.assertIn(self.PCI, str(error))
+        self.assertEqual((), make().concessions)
+
+
+@ddt.ddt
+class TestSwitchoverLimit(base.BaseTestCase):
+
+    @ddt.data((10, 0, 2000), (1, 0, 2000), (100, 0, 2000), (101, 0, 2020),
+              (1000, 0, 20000), (10, 500, 500), (1000, 500, 1000),
+              (1000, 60000, 60000))
+    @ddt.unpack
+    def test_limit(self, max_downtime_ms, configured_ms, limit_ms):
+        made = plan.make(
+            values.sla(max_downtime_ms=max_downtime_ms), values.host(),
+            DESTINATION, values.transport(), (),
+            switchover_timeout_ms=configured_ms)
+        self.assertEqual(limit_ms, made.switchover_limit_ms)
+
+
+class TestCalibratedPlan(base.BaseTestCase):
+
+    EXPECTED = model.Estimate(6.2, 1e9, 12)
+
+    def make(self, max_downtime_ms=10, destination=DESTINATION, **changes):
+        return plan.make(
+            values.sla(max_downtime_ms=max_downtime_ms), values.host(),
+            destination, values.transport(**changes), (), self.EXPECTED)
+
+    def test_the_limit_is_what_the_fixed_part_leaves(self):
+        made = self.make()
+        self.assertEqual((3, self.EXPECTED),
+                         (made.downtime_limit_ms, made.expected))
+
+    def test_nothing_is_left(self):
+        error = self.assertRaises(exception.PlanRefused, self.make, 7,
+                                  tunnelled=True)
+        self.assertEqual(2, len(error.reasons))
+        self.assertIn(
+            'between host compute1 and host compute2 6.2 ms do not depend on '
+            'memory', error.reasons[1])
+
+    def test_of_another_driver_nothing_is_known(self):
+        made = self.make(destination=None)
+        self.assertEqual((10, None), (made.downtime_limit_ms, made.expected))

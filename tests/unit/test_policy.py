@@ -90,6 +90,40 @@ class TestDecide(base.BaseTestCase):
             [decide(on_miss, elapsed_ms).action for on_miss in model.OnMiss])
 
 
+@ddt.ddt
+class TestSwitchoverThatHangs(base.BaseTestCase):
+
+    def decide(self, paused_ms: float, on_miss='abort', elapsed_ms=500,
+               **changes) -> model.Decision:
+        return policy.decide(
+            values.plan(sla=values.sla(on_miss=model.OnMiss(on_miss)),
+                        total_limit_ms=2000, switchover_limit_ms=3000),
+            elapsed_ms, **{
+                'paused': True, 'post_copy_started': False,
+                'post_copy_possible': True, 'give_up_ms': None, **changes},
+            paused_ms=paused_ms)
+
+    @ddt.data(*model.OnMiss)
+    def test_it_is_cancelled(self, on_miss):
+        """Whatever the flavor says of the total time."""
+        for elapsed_ms in (500, 60000):
+            self.assertEqual(
+                model.Decision(
+                    model.Action.ABORT,
+                    'the guest has stood still for 3001 ms and the switchover '
+                    'has not finished; 3000 ms are allowed '
+                    '([fastmig]switchover_timeout_ms)'),
+                self.decide(3000.6, on_miss, elapsed_ms))
+
+    def test_not_before(self):
+        self.assertEqual(model.Action.CONTINUE, self.decide(3000).action)
+
+    @ddt.data({'paused': False}, {'post_copy_started': True})
+    def test_not_otherwise(self, changes):
+        self.assertEqual(model.Action.CONTINUE,
+                         self.decide(99999, **changes).action)
+
+
 MIB = 1 << 20
 
 

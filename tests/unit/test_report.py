@@ -219,6 +219,24 @@ class TestLine(base.BaseTestCase):
                      'instance', ''):
             self.assertIsNone(report.parse_line(name))
 
+    def test_what_the_operator_has_conceded(self):
+        made = report.make(UUID, 'a', 'b', values.sla(), (),
+                           values.completed(), concessions=('has a GPU',))
+        self.assertEqual('has a GPU', made.reason)
+        self.assertTrue(report.to_line(made).endswith(': has a GPU'))
+        self.assertEqual('late; has a GPU', report.make(
+            UUID, 'a', 'b', values.sla(), (), values.completed(
+                outcome=model.Outcome.ABORTED, reason='late'),
+            concessions=('has a GPU',)).reason)
+
+    def test_what_qemu_got_and_why(self):
+        expected = model.Estimate(6.5, 1e9, 12)
+        made = report.make(UUID, 'a', 'b', values.sla(), (),
+                           values.completed(), downtime_limit_ms=3,
+                           expected=expected)
+        self.assertEqual((3, expected),
+                         (made.downtime_limit_ms, made.expected))
+
     def test_frozen(self):
         self.assertRaises(dataclasses.FrozenInstanceError, setattr, make(),
                           'verdict', model.Verdict.MET)

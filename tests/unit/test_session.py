@@ -12,18 +12,24 @@
 
 import collections
 import contextlib
+import dataclasses
+import pathlib
 import types
 from unittest import mock
 
 import ddt
+import fixtures
 import libvirt
 from nova import exception as nova_exception
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 from oslotest import base
 
+from nova_fastmig import calibration
+from nova_fastmig import calibration_store
 from nova_fastmig import conf
 from nova_fastmig import model
+from nova_fastmig import reservation
 from nova_fastmig import session
 from tests.unit import values
 
@@ -40,7 +46,7 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 def instance(**extra_specs):
     return types.SimpleNamespace(
         uuid=UUID, name='instance-1',
-        flavor=types.SimpleNamespace(extra_specs={
+        flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
             f'fastmig:{key}': value for key, value in extra_specs.items()}))
 
 
@@ -50,7 +56,14 @@ class SessionTestCase(base.BaseTestCase):
         super().setUp()
         self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
         conf.register_opts(cfg.CONF)
+        calibration_store.register_opts(cfg.CONF)
+        self.calibration_path = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path, 'calibration.json')
+        self.conf.config(group='fastmig',
+                         calibration_path=str(self.calibration_path))
         self.host = mock.Mock()
+        self.xml = self.host.get_guest.return_value.get_xml_desc
+        self.xml.return_value = '<domain><devices/></domain>'
         self.caps = values.host()
         self.peer = values.host(host='compute2')
         for name, value in (('read', lambda *args: self.caps),
@@ -96,6 +109,62 @@ class TestCheckHost(SessionTestCase):
         self.conf.config(group='fastmig', default_max_downtime_ms=2000)
         self.assertIn('[fastmig] default_max_downtime_ms = 2000',
                       self.refusal(enabled='true'))
+
+
+SRIOV = '''<domain><devices><interface type="hostdev">
+<mac address="fa:16:3e:00:00:01"/></interface></devices></domain>'''
+SRIOV_REASON = 'the guest has the SR-IOV port fa:16:3e:00:00:01 of host here'
+
+
+class MigrateData(types.SimpleNamespace):
+
+    def __contains__(self, name):
+        return hasattr(self, name)
+
+
+@ddt.ddt
+class TestCheckGuest(SessionTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf.config(host='here')
+
+    def check(self, migrate_data=None, **extra_specs) -> None:
+        session.check_guest(self.host, instance(**extra_specs), migrate_data)
+
+    def refusal(self, *args) -> str:
+        return str(self.assertRaises(
+            nova_exception.MigrationPreCheckError, self.check, *args,
+            enabled='true'))
+
+    @ddt.data(None, MigrateData(), MigrateData(block_migration=False))
+    def test_good(self, migrate_data):
+        self.check(migrate_data, enabled='true')
+
+    def test_passthrough(self):
+        self.xml.return_value = SRIOV
+        self.assertIn(
+            f"{SRIOV_REASON} ('passthrough' is not in "
+            '[fastmig]permitted_obstacles)', self.refusal())
+        self.conf.config(group='fastmig', permitted_obstacles=['passthrough'])
+        self.check(enabled='true')
+
+    def test_disks_that_are_not_shared(self):
+        data = MigrateData(block_migration=True)
+        self.assertIn('the guest has disks on host here that are not shared',
+                      self.refusal(data))
+        self.conf.config(group='fastmig',
+                         permitted_obstacles=['block-migration'])
+        self.check(data, enabled='true')
+
+    def test_an_untagged_guest_is_not_looked_at(self):
+        self.xml.return_value = SRIOV
+        self.check(MigrateData(block_migration=True))
+        self.host.get_guest.assert_not_called()
+
+    def test_an_invalid_value(self):
+        self.assertRaises(nova_exception.MigrationPreCheckError, self.check,
+                          enabled='perhaps')
 
 
 @ddt.ddt
@@ -175,10 +244,162 @@ class TestSessionsRun(SessionTestCase):
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
         self.assertIn('live_migration_tunnelled is set', report.reason)
 
+    def learn(self, fixed_ms: float, **versions: model.HostCaps) -> None:
+        hosts = {'source': self.caps, 'destination': self.peer, **versions}
+        for _ in range(calibration.MIN_OBSERVATIONS):
+            self.sessions._calibration.add(
+                calibration.Pair('compute1', 'compute2'),
+                session._versions(**hosts), fixed_ms, 1e9)
+
+    def limit(self) -> int | None:
+        self.run_one(instance(enabled='true'))
+        return self.reports[-1].downtime_limit_ms
+
+    def test_the_limit_is_what_calibration_leaves(self):
+        self.assertEqual(10, self.limit())
+        self.assertIsNone(self.reports[0].expected)
+        self.learn(6.5)
+        self.assertEqual(3, self.limit())
+        self.assertEqual(model.Estimate(6.5, 1e9, 5),
+                         self.reports[1].expected)
+
+    def test_what_other_versions_taught_does_not_count(self):
+        self.learn(6.5, destination=values.host(driver_version='0.9.0'))
+        self.assertEqual(10, self.limit())
+
+    def test_another_driver_at_the_destination(self):
+        self.learn(6.5)
+        self.peer = None
+        self.assertEqual(10, self.limit())
+
+    def test_calibration_leaves_nothing(self):
+        self.learn(9.5)
+        self.assertIsNone(self.limit())
+        self.migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+        report, = self.reports
+        self.assertEqual(model.Outcome.REFUSED, report.outcome)
+        self.assertIn('9.5 ms do not depend on memory (as learned from the '
+                      'last 5 migrations)', report.reason)
+
+    def test_an_obstacle_that_is_no_longer_permitted(self):
+        self.xml.return_value = SRIOV
+        self.run_one(instance(enabled='true'))
+        self.migrate.assert_not_called()
+        self.assertEqual(model.Outcome.REFUSED, self.reports[0].outcome)
+
+    def test_a_permitted_obstacle_is_in_the_verdict(self):
+        self.conf.config(host='here')
+        self.conf.config(group='fastmig', permitted_obstacles=['passthrough'])
+        self.xml.return_value = SRIOV
+        self.run_one(instance(enabled='true'))
+        self.migrate.assert_called_once_with()
+        self.assertIn(SRIOV_REASON, self.reports[0].reason)
+
     def test_no_longer_valid(self):
         self.run_one(instance(enabled='true', on_miss='shrug'))
         self.migrate.assert_not_called()
         self.recover.assert_called_once_with('failed')
+
+
+@ddt.ddt
+class TestReservation(SessionTestCase):
+    """512 MiB in 2 s, with as much again: 512 MiB/s."""
+
+    def setUp(self):
+        super().setUp()
+        reservation.register_opts(cfg.CONF)
+        self.conf.config(group='fastmig', migration_bandwidth_mib_s=800,
+                         migration_bandwidth_wait_s=0)
+        self.sessions = session.Sessions(self.host)
+        self.reports = []
+        self.sessions._sinks = types.SimpleNamespace(
+            emit=lambda context, report: self.reports.append(report))
+        self.recover = mock.Mock()
+
+    def free_mib_s(self) -> int:
+        return self.sessions._reservations._ledger.free_bytes_per_s >> 20
+
+    def run_one(self, migrate, **extra_specs) -> None:
+        self.sessions.run(CONTEXT, instance(enabled='true', **extra_specs),
+                          'compute2', migrate, self.recover)
+
+    def plan(self) -> model.Plan:
+        return self.sessions.get(instance())._plan
+
+    def test_it_lasts_as_long_as_the_migration(self):
+        def migrate():
+            self.assertEqual(288, self.free_mib_s())
+            self.assertEqual(512, self.plan().bandwidth_limit_mib_s)
+        self.run_one(migrate)
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_an_error_gives_it_back(self):
+        self.assertRaises(ValueError, self.run_one,
+                          mock.Mock(side_effect=ValueError))
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_a_refused_plan_gives_it_back(self):
+        self.conf.config(group='libvirt', live_migration_tunnelled=True)
+        self.run_one(mock.Mock())
+        self.assertEqual(800, self.free_mib_s())
+        self.assertEqual(model.Outcome.REFUSED, self.reports[0].outcome)
+
+    def test_more_than_there_is(self):
+        self.run_one(lambda: self.assertEqual(
+            800, self.plan().bandwidth_limit_mib_s), max_total_ms='1000')
+
+    def test_no_room(self):
+        other = self.sessions._reservations.hold('other', 300 << 20, 0)
+        migrate = mock.Mock()
+        with other:
+            self.run_one(migrate)
+        migrate.assert_not_called()
+        self.recover.assert_called_once_with('failed')
+        self.assertIn('the migration needs 512 MiB/s, but of the 800 MiB/s',
+                      self.reports[0].reason)
+
+    def test_an_untagged_guest_reserves_nothing(self):
+        self.sessions.run(CONTEXT, instance(), 'compute2',
+                          lambda: self.assertEqual(800, self.free_mib_s()),
+                          self.recover)
+        self.sessions.expect(instance(), is_next=True)
+        self.assertEqual(800, self.free_mib_s())
+
+    @ddt.data(True, False)
+    def test_an_arrival(self, is_next):
+        self.sessions.expect(instance(enabled='true'), is_next)
+        self.assertEqual(288, self.free_mib_s())
+        self.sessions.arrived(UUID)
+        self.assertEqual(800, self.free_mib_s())
+
+    def lease_s(self, is_next=True, **extra_specs) -> float:
+        with mock.patch.object(self.sessions._reservations, 'take') as take:
+            self.sessions.expect(instance(enabled='true', **extra_specs),
+                                 is_next)
+        return take.call_args.kwargs['lease_s']
+
+    def test_how_long_an_arrival_is_waited_for(self):
+        self.conf.config(group='fastmig', migration_bandwidth_wait_s=30)
+        self.assertEqual(60, self.lease_s(is_next=False))
+        self.assertEqual(60 + 30 + 2, self.lease_s())
+        # Nova counts at least 2 GiB.
+        self.assertEqual(60 + 30 + 2 * 800, self.lease_s(on_miss='proceed'))
+        self.conf.config(group='libvirt', live_migration_completion_timeout=0)
+        self.assertEqual(float('inf'), self.lease_s(on_miss='proceed'))
+
+    def test_no_room_for_an_arrival(self):
+        with self.sessions._reservations.hold('other', 300 << 20, 0):
+            error = self.assertRaises(
+                nova_exception.MigrationPreCheckError, self.sessions.expect,
+                instance(enabled='true'), is_next=False)
+        self.assertIn('the migration needs 512 MiB/s', str(error))
+
+    def test_where_nothing_is_reserved(self):
+        self.conf.config(group='fastmig', migration_bandwidth_mib_s=0)
+        self.sessions = session.Sessions(self.host)
+        self.run_one(lambda: self.assertIsNone(
+            self.plan().bandwidth_limit_mib_s))
 
 
 @ddt.ddt
@@ -245,6 +466,65 @@ class TestFollow(SessionTestCase):
                                     report.total.measured_ms))
         self.post.assert_called_once_with()
         self.recover.assert_not_called()
+
+    def lessons(self, made: session.Session) -> list[tuple]:
+        store = mock.create_autospec(calibration_store.Store, instance=True)
+        made.teach(store)
+        return [call.args for call in store.add.call_args_list]
+
+    def test_a_migration_teaches(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual(
+            [(('compute1', 'compute2'),
+              session._versions(self.caps, self.peer), 6, 10 ** 9)],
+            self.lessons(made))
+
+    def test_what_libvirt_does_not_tell_teaches_nothing(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_migration_that_failed_teaches_nothing(self):
+        made = self.make()
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_blackout_by_order_teaches_nothing(self):
+        made = self.make()
+        made.force()
+        self.complete(downtime=6000, time_elapsed=9000, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_guest_that_was_paused_teaches_nothing(self):
+        made = self.make()
+        self.domain.state.return_value = [libvirt.VIR_DOMAIN_PAUSED, 1]
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_nothing_is_learned_about_another_driver(self):
+        self.peer = None
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        self.assertEqual([], self.lessons(made))
+
+    def test_a_calibration_that_breaks_does_no_harm(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900, memory_bps=10 ** 9)
+        self.end_with(made)
+        self.follow(made)
+        made.teach(mock.Mock(add=mock.Mock(side_effect=ValueError)))
 
     def test_libvirt_gives_no_figures(self):
         made = self.make()
@@ -363,6 +643,104 @@ class TestFollow(SessionTestCase):
         self.domain.state.side_effect = [
             [libvirt.VIR_DOMAIN_RUNNING, 0], [libvirt.VIR_DOMAIN_PAUSED, 2]]
         self.run_tasks.side_effect = lambda *args: self.end_with(made)
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.domain.abortJob.assert_not_called()
+
+    def passes(self, made: session.Session, dirty_pages: int) -> list[dict]:
+        """Let libvirt tell, look by look, of six passes.
+
+        :param dirty_pages: that the guest dirties per second, of 4096 bytes
+        """
+        stats = [{'time_elapsed': 1000 * number, 'memory_iteration': number,
+                  'memory_total': 1 << 30, 'memory_remaining': 64 << 20,
+                  'memory_bps': 32 << 20, 'memory_dirty_rate': dirty_pages,
+                  'memory_page_size': 4096} for number in range(1, 7)]
+        left = stats.copy()
+
+        def tell():
+            made.wake()
+            if not left:
+                self.end_with(made)
+                return stats[-1]
+            return left.pop(0)
+
+        self.domain.jobStats.side_effect = tell
+        # The clock is libvirt's, whose job began before this test.
+        patch = mock.patch.object(session.watch, '_HEAD_START_S', 3600)
+        patch.start()
+        self.addCleanup(patch.stop)
+        made.wake()
+        return left
+
+    def test_the_trend_aborts(self):
+        made = self.make(max_total_ms=600000)
+        left = self.passes(made, dirty_pages=12288)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        # The first pass tells nothing, and four others are a trend.
+        self.assertEqual([6], [each['memory_iteration'] for each in left])
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason,
+                         '^will not converge in the 59.... ms left: 64.0 MiB')
+
+    def test_a_trend_that_will_do(self):
+        made = self.make(max_total_ms=600000)
+        left = self.passes(made, dirty_pages=4096)
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.assertEqual([], left)
+        self.domain.abortJob.assert_not_called()
+
+    def hang(self, made: session.Session) -> None:
+        """Let the guest be paused for the switchover, and stay so."""
+        states = [[libvirt.VIR_DOMAIN_RUNNING, 0]]
+        self.domain.state.side_effect = lambda: (
+            states.pop() if states else
+            [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION])
+        made._plan = dataclasses.replace(made._plan, switchover_limit_ms=20)
+        made.wake()
+
+    def test_a_switchover_that_hangs_is_cancelled(self):
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason,
+                         r'^the guest has stood still for \d+ ms and the '
+                         'switchover has not finished; 20 ms are allowed')
+
+    def test_libvirt_refuses_to_cancel_it(self):
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        asked = []
+
+        def refuse():
+            asked.append(True)
+            if len(asked) == 2:
+                self.end_with(made)
+            raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+
+        self.domain.abortJob.side_effect = refuse
+        report = self.follow(made)
+        self.assertEqual((model.Outcome.COMPLETED, ()),
+                         (report.outcome, report.decisions))
+
+    def test_force_complete_may_stop_the_guest_for_long(self):
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        made.force()
+        looks = []
+
+        def look(*args):
+            looks.append(True)
+            if len(looks) == 3:
+                self.end_with(made)
+
+        self.run_tasks.side_effect = look
         self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
         self.domain.abortJob.assert_not_called()
 

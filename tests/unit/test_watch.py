@@ -163,6 +163,12 @@ class TestToCompleted(base.BaseTestCase):
             model.Completed(model.Outcome.COMPLETED, '', 7, 812),
             watch.to_completed({'downtime': 7, 'time_elapsed': 812}, {}))
 
+    def test_bandwidth(self):
+        self.assertEqual(10 ** 9, watch.to_completed(
+            {'memory_bps': 10 ** 9}, {}).bandwidth_bytes_per_s)
+        self.assertIsNone(watch.to_completed(
+            {'memory_bps': -1}, {}).bandwidth_bytes_per_s)
+
     def test_a_downtime_longer_than_all_of_it(self):
         """One of the two is wrong, and nobody knows which."""
         completed = watch.to_completed(
@@ -336,6 +342,32 @@ class TestWatch(base.BaseTestCase):
         self.assertLess(time.monotonic() - started, 30)
         elapsed_ms, _ = self.looks[0]
         self.assertGreater(elapsed_ms, 50)
+
+    def test_nor_does_another_deadline(self):
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+        self.mailbox.put(watch.Wake())
+        looks = []
+
+        def look(elapsed_ms, job):
+            looks.append(elapsed_ms)
+            if len(looks) == 3:
+                self.mailbox.put(watch.Ended(None))
+            # One that is over does not make it spin.
+            if len(looks) == 2:
+                self.mailbox.put(watch.Wake())
+                return -1
+            return 50
+
+        started = time.monotonic()
+        watching.run(look)
+        self.assertLess(time.monotonic() - started, 30)
+        self.assertGreaterEqual(looks[1] - looks[0], 50)
+
+    def test_a_deadline_that_is_over_is_not_waited_for(self):
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 7.0)
+        for look_in_ms in (None, -1, 0, 60000):
+            watching._look_in_ms = look_in_ms
+            self.assertEqual(7.0, watching._timeout_s())
 
     def test_libvirts_clock_counts(self):
         self.mailbox.put(watch.Wake())

@@ -44,6 +44,7 @@ def host(**changes) -> model.HostCaps:
         'qemu_series': '',
         'qemu_features': frozenset(),
         'libvirt_version': (11, 3, 0),
+        'driver_version': '1.0.0',
         **changes})
 
 
@@ -71,6 +72,7 @@ def plan(**changes) -> model.Plan:
         'qemu_features': model.FeaturePlan(),
         'downtime_limit_ms': 10,
         'total_limit_ms': 2000,
+        'switchover_limit_ms': 2000,
         'parallel_connections': 1,
         'set_flags': frozenset(),
         'clear_flags': frozenset({'PERSIST_DEST'}),

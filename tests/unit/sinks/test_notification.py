@@ -100,7 +100,8 @@ class TestPayload(base.BaseTestCase):
     PAYLOADS = {model.SlaReport: notification.SlaReportPayload,
                 model.Judgement: notification.JudgementPayload,
                 model.Decision: notification.DecisionPayload,
-                model.Blackout: notification.BlackoutPayload}
+                model.Blackout: notification.BlackoutPayload,
+                model.Estimate: notification.EstimatePayload}
 
     def test_it_carries_every_field_of_the_model(self):
         """A new field of the model needs a new version of the payload."""
@@ -128,6 +129,15 @@ class TestPayload(base.BaseTestCase):
         self.assertEqual(['x-early-resume'], data['qemu_features'])
         self.assertEqual({'x-tcp-nodelay': 'not wanted'},
                          data['unused_features'])
+
+    def test_the_limit_and_what_it_was_made_from(self):
+        expected = model.Estimate(6.5, 1e9, 12)
+        made = dataclasses.replace(report(), downtime_limit_ms=3,
+                                   expected=expected)
+        data = notification.to_payload(made)['nova_object.data']
+        self.assertEqual(3, data['downtime_limit_ms'])
+        self.assertEqual(dataclasses.asdict(expected),
+                         data['expected']['nova_object.data'])
 
     def test_it_is_plain_json(self):
         payload = notification.to_payload(report())

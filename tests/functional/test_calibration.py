@@ -1,0 +1,71 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What finished migrations teach about the next ones."""
+
+import json
+
+from tests.functional import base
+
+
+class TestCalibration(base.TwoHosts):
+
+    def setUp(self):
+        super().setUp()
+        self.journal = self.fake.emulator.parent / 'journal'
+        self.flags(sinks=['instance_action', 'journal'],
+                   journal_path=str(self.journal), group='fastmig')
+        self.restart_compute_service('src')
+
+    def migrate(self, count: int, **extra_specs) -> None:
+        for _ in range(count):
+            server = self.boot_tagged(**extra_specs)
+            self._live_migrate(server)
+            self.wait_for_verdict(server)
+            # Room for the next one.
+            self._delete_server(server)
+
+    def report(self) -> dict:
+        """The last one that is in the journal."""
+        def read():
+            lines = self.journal.read_text().splitlines()
+            self.assertEqual(len(self.fake.calls), len(lines))
+            return lines
+        self._wait_for_assert(read)
+        return json.loads(read()[-1])['report']
+
+    def test_the_limit_follows_and_survives_a_restart(self):
+        self.migrate(5)
+        self.assertEqual((10, None), (self.report()['downtime_limit_ms'],
+                                      self.report()['expected']))
+        self.restart_compute_service('src')
+        self.migrate(1)
+        self.assertEqual(3, self.fake.calls[-1].downtime_limit_ms)
+        self.assertEqual(
+            (3, {'fixed_ms': 7.0, 'bandwidth_bytes_per_s': float(1 << 30),
+                 'count': 5}),
+            (self.report()['downtime_limit_ms'], self.report()['expected']))
+
+        server = self.boot_tagged(max_downtime_ms='7')
+        self._live_migrate(server, 'failed')
+        verdict = self.wait_for_verdict(server)
+        self.assertEqual('refused', verdict['outcome'])
+        self.assertIn(
+            'the flavor allows a downtime of 7 ms, but between host src and '
+            'host dest 7.0 ms do not depend on memory', verdict['reason'])
+        self.assert_stayed(server)
+
+    def test_a_file_that_is_no_calibration(self):
+        (self.fake.emulator.parent / 'calibration').write_text('{')
+        self.restart_compute_service('src')
+        self.migrate(1)
+        self.assertEqual(10, self.fake.calls[0].downtime_limit_ms)
