@@ -284,6 +284,8 @@ class Completed:
     :ivar agreed_features: what the two QEMUs agreed on; None if not known
     :ivar bandwidth_bytes_per_s: libvirt's figure, over the whole migration;
         None where it gave none
+    :ivar resumed_by_qemu: the destination's QEMU has started the vCPUs by
+        itself, before libvirt did; None if not known
     """
 
     outcome: Outcome
@@ -293,6 +295,7 @@ class Completed:
     blackout: Blackout | None = None
     agreed_features: frozenset[QemuFeature] | None = None
     bandwidth_bytes_per_s: int | None = None
+    resumed_by_qemu: bool | None = None
 
 
 class Verdict(enum.StrEnum):

@@ -74,8 +74,8 @@ def _judge_downtime(sla: model.Sla, completed: model.Completed,
                      math.ceil(completed.blackout.resumed_ms), QEMU)
     return judge(
         sla.max_downtime_ms, completed.downtime_ms,
-        LIBVIRT_AT_MOST if model.QemuFeature.EARLY_RESUME in features
-        else LIBVIRT)
+        LIBVIRT_AT_MOST if model.QemuFeature.EARLY_RESUME in features and
+        completed.resumed_by_qemu is not False else LIBVIRT)
 
 
 def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,

@@ -258,14 +258,18 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
         LOG.warning('A downtime of %d ms in a migration of %d ms cannot be, '
                     'so neither is known', downtime_ms, total_ms)
         downtime_ms = total_ms = None
+    times = qemu.get('x-blackout', {})
     return model.Completed(
         model.Outcome.COMPLETED, reason='',
         downtime_ms=downtime_ms,
         total_ms=total_ms,
-        blackout=to_blackout(qemu.get('x-blackout', {})),
+        blackout=to_blackout(times),
         agreed_features=_agreed(qemu),
         # QEMU's average over the whole migration, once that is completed.
-        bandwidth_bytes_per_s=_count(stats, 'memory_bps'))
+        bandwidth_bytes_per_s=_count(stats, 'memory_bps'),
+        # A guest that was paused before, as force-complete does it, stays so
+        # until libvirt starts it.
+        resumed_by_qemu='resume' in times if times else None)
 
 
 class Watch:

@@ -87,7 +87,8 @@ class TestPatchedQemu(base.BaseTestCase):
     def test_without_early_resume_libvirts_figure_is_good(self):
         for changes in ({'used': frozenset({
                             model.QemuFeature.TCP_NODELAY})},
-                        {'agreed_features': frozenset()}):
+                        {'agreed_features': frozenset()},
+                        {'resumed_by_qemu': False}):
             made = self.make(downtime_ms=11, **changes)
             self.assertEqual(
                 ('libvirt job statistics', 'missed'),

@@ -231,6 +231,14 @@ class TestQemusFigures(base.BaseTestCase):
         self.assertEqual(expected,
                          watch.to_completed({}, qemu).agreed_features)
 
+    def test_who_resumed_the_guest(self):
+        paused = {name: value for name, value in self.TIMES.items()
+                  if name != 'resume'}
+        for times, expected in ((self.TIMES, True), (paused, False),
+                                ({}, None)):
+            self.assertIs(expected, watch.to_completed(
+                {}, {'x-blackout': times}).resumed_by_qemu)
+
 
 class TestQemusEvents(base.BaseTestCase):
 
