@@ -102,6 +102,19 @@ def choose_emulator(instance, domain_xml: str) -> str:
     return fast_guest.adapt_xml(domain_xml, emulator)
 
 
+@contextlib.contextmanager
+def _pre_check():
+    """Let the conductor try another destination after an error of ours.
+
+    :raises: MigrationPreCheckError
+    """
+    try:
+        yield
+    except exception.FastMigError as error:
+        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
+            from error
+
+
 def check_host(host, instance, running_here: bool = False) -> None:
     """Refuse a migration that this host cannot do, before it starts.
 
@@ -110,7 +123,7 @@ def check_host(host, instance, running_here: bool = False) -> None:
     :raises: MigrationPreCheckError, which names the key or what is missing,
         and lets the conductor try another destination
     """
-    try:
+    with _pre_check():
         sla = _sla(instance)
         if sla is None:
             return
@@ -120,9 +133,6 @@ def check_host(host, instance, running_here: bool = False) -> None:
             conf.transport_settings(CONF))
         if reasons:
             raise exception.PlanRefused(reasons)
-    except exception.FastMigError as error:
-        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
-            from error
 
 
 def _obstacles(host, instance, migrate_data) -> list[
@@ -143,7 +153,7 @@ def check_guest(host, instance, migrate_data) -> None:
         has found out about disks
     :raises: MigrationPreCheckError, which names what is in the way
     """
-    try:
+    with _pre_check():
         if _sla(instance) is None:
             return
         reasons = plan.not_permitted(
@@ -151,9 +161,6 @@ def check_guest(host, instance, migrate_data) -> None:
             conf.permitted_obstacles(CONF))
         if reasons:
             raise exception.PlanRefused(reasons)
-    except exception.FastMigError as error:
-        raise nova_exception.MigrationPreCheckError(reason=str(error)) \
-            from error
 
 
 def _versions(source: model.HostCaps,
@@ -441,7 +448,7 @@ class Sessions:
             of Nova's, and asks again then
         :raises: MigrationPreCheckError with the figures
         """
-        try:
+        with _pre_check():
             sla = _sla(instance)
             if sla is None:
                 return
@@ -452,9 +459,6 @@ class Sessions:
             self._reservations.take(
                 self._arrival(instance.uuid),
                 _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
-        except exception.FastMigError as error:
-            raise nova_exception.MigrationPreCheckError(reason=str(error)) \
-                from error
 
     def arrived(self, instance_uuid: str) -> None:
         """A guest is here, or will not come."""
