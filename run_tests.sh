@@ -328,7 +328,7 @@ run_lab() {
     step 'lab: up' lab/up
     # In the controller's network, so that the tests reach Nova's API and the
     # libvirtd of both hosts.
-    step lab lab/hold nsenter --net=/run/netns/nfm-controller \
+    step lab lab/hold nsenter --net="/run/netns/${NOVA_FASTMIG_LAB_NAME:-nfm}-controller" \
         env PYTHON="$bin/python" \
         "$bin/stestr" --test-path tests/lab run --serial
 }

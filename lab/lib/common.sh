@@ -7,13 +7,20 @@
 
 LAB_SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CHECKOUT=$(dirname "$LAB_SRC")
-STATE=${NOVA_FASTMIG_LAB_DIR:-/var/lib/nova-fastmig-lab}
+# several labs on one machine differ in this: it begins the names of namespaces
+# and machines
+LAB_NAME=${NOVA_FASTMIG_LAB_NAME:-nfm}
+[[ $LAB_NAME =~ ^[a-z][a-z0-9]{0,7}$ ]] || {
+    echo "lab: NOVA_FASTMIG_LAB_NAME '$LAB_NAME': a letter and up to seven letters or digits, lower case" >&2
+    exit 1
+}
+STATE=${NOVA_FASTMIG_LAB_DIR:-/var/lib/nova-fastmig-lab${NOVA_FASTMIG_LAB_NAME:+-$LAB_NAME}}
 CACHE=${NOVA_FASTMIG_CACHE_DIR:-/var/cache/nova-fastmig}
 RUN=$STATE/run
 
 COMPUTES=(compute1 compute2)
 HOSTS=(controller "${COMPUTES[@]}")
-FABRIC=nfm-fabric              # the namespace with the two switches
+FABRIC=$LAB_NAME-fabric              # the namespace with the two switches
 MGMT_NET=10.77.0               # APIs, RPC, migration traffic
 DATA_NET=10.88.0               # the guests' network `nfv`
 declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
@@ -26,12 +33,12 @@ say() { printf '%s\n' "$*"; }
 warn() { printf 'lab: warning: %s\n' "$*" >&2; }
 die() { printf 'lab: %s\n' "$*" >&2; exit 1; }
 
-# Re-run the calling script as root, keeping the two settings.
+# Re-run the calling script as root, keeping the settings.
 need_root() {
     [ "$EUID" -ne 0 ] || return 0
     command -v sudo >/dev/null ||
         die "root is needed (namespaces, mounts, cgroups) and there is no sudo: run it as root"
-    exec sudo --preserve-env=NOVA_FASTMIG_LAB_DIR,NOVA_FASTMIG_CACHE_DIR,NOVA_FASTMIG_DEBIAN_MIRROR -- "$0" "$@"
+    exec sudo --preserve-env=NOVA_FASTMIG_LAB_NAME,NOVA_FASTMIG_LAB_DIR,NOVA_FASTMIG_CACHE_DIR,NOVA_FASTMIG_DEBIAN_MIRROR -- "$0" "$@"
 }
 
 # step TITLE FUNCTION [ARG...]: run it, say how long it took.
@@ -95,7 +102,8 @@ remove_directory() {
     rm -rf --one-file-system "$1"
 }
 
-netns() { echo "nfm-$1"; }
+unit() { echo "nova-fastmig-lab-$(netns "$1")"; }    # of systemd, and the cgroup's name
+netns() { echo "$LAB_NAME-$1"; }
 mgmt_ip() { echo "$MGMT_NET.${ADDRESS[$1]}"; }
 host_dir() { echo "$STATE/hosts/$1"; }
 host_root() { echo "$STATE/hosts/$1/root"; }

@@ -57,7 +57,7 @@ host_prepare() {
     fi
     mkdir -p "$root" "$dir/upper" "$dir/work"
     echo "$key" >"$dir/base"
-    host_is_mounted "$host" || mount -t overlay "nfm-$host" \
+    host_is_mounted "$host" || mount -t overlay "$(netns "$host")" \
         -o "lowerdir=$(base_dir)/root,upperdir=$dir/upper,workdir=$dir/work" "$root"
     [ "$(cat "$dir/config" 2>/dev/null)" != "$wanted" ] || return 0
 
@@ -123,7 +123,7 @@ host_boot() {
     local host=$1 root nspawn
     root=$(host_root "$host")
     local options=(
-        --quiet --directory="$root" --machine="nfm-$host" --hostname="$host"
+        --quiet --directory="$root" --machine="$(netns "$host")" --hostname="$host"
         --boot --register=no --keep-unit --console=pipe
         --resolv-conf=off --timezone=off --link-journal=no
         --capability=all
@@ -141,13 +141,13 @@ host_boot() {
     # QEMU's and libvirt's host side writes to /sys and /proc/sys
     export SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
     if [ -d /run/systemd/system ]; then
-        systemctl reset-failed "nova-fastmig-lab-$host.service" 2>/dev/null || true
-        systemd-run --quiet --collect --unit="nova-fastmig-lab-$host" --slice=machine.slice \
+        systemctl reset-failed "$(unit "$host").service" 2>/dev/null || true
+        systemd-run --quiet --collect --unit="$(unit "$host")" --slice=machine.slice \
             --property=Delegate=yes --property=KillMode=mixed --property=TasksMax=infinity \
             --property="StandardOutput=append:$STATE/log/$host.console" \
             --setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE --setenv=SYSTEMD_NSPAWN_UNIFIED_HIERARCHY \
             "${command[@]}" </dev/null
-        nspawn=$(systemctl show --property MainPID --value "nova-fastmig-lab-$host.service")
+        nspawn=$(systemctl show --property MainPID --value "$(unit "$host").service")
     else
         # No systemd to ask for a cgroup: make one. nspawn wants to see the
         # unified hierarchy alone, and its own directory on a tmpfs.
@@ -159,7 +159,7 @@ host_boot() {
             mkdir -p "/sys/fs/cgroup/$group" /run/systemd/nspawn
             echo $$ >"/sys/fs/cgroup/$group/cgroup.procs"
             mount -t tmpfs tmpfs /run/systemd/nspawn
-            exec "$@"' bash "nova-fastmig-lab-$host" "${command[@]}" \
+            exec "$@"' bash "$(unit "$host")" "${command[@]}" \
             </dev/null >>"$STATE/log/$host.console" 2>&1 6>&- 7>&- 8>&- 9>&- &
         nspawn=$!
     fi
@@ -235,6 +235,6 @@ gone_within() {
 remove_cgroup() {
     local mount group
     mount=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET) || return 0
-    group=$mount/nova-fastmig-lab-$1
+    group=$mount/$(unit "$1")
     [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} \;
 }

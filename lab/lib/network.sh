@@ -48,7 +48,7 @@ network_up() {
 network_down() {
     local name
     rm -f "$RUN/network.done"
-    for name in "$FABRIC" "${HOSTS[@]/#/nfm-}"; do
+    for name in "$FABRIC" "${HOSTS[@]/#/$LAB_NAME-}"; do
         [ ! -e "/run/netns/$name" ] || ip netns delete "$name"
     done
     rm -f "$RUN/network.owned"

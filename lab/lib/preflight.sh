@@ -71,7 +71,7 @@ preflight() {
             die "$network.0/24 is in use on this machine, the lab's hosts are in it"
         fi
     done
-    for name in "$FABRIC" "${HOSTS[@]/#/nfm-}"; do
+    for name in "$FABRIC" "${HOSTS[@]/#/$LAB_NAME-}"; do
         [ ! -e "/run/netns/$name" ] || [ -e "$RUN/network.owned" ] ||
             die "a network namespace $name exists that this lab did not make (another NOVA_FASTMIG_LAB_DIR?)"
     done
