@@ -31,8 +31,10 @@ from lab import probe_client
 from nova_fastmig import report
 
 LAB = pathlib.Path(__file__).parents[2] / 'lab'
-STATE = pathlib.Path(
-    os.environ.get('NOVA_FASTMIG_LAB_DIR', '/var/lib/nova-fastmig-lab'))
+NAME = os.environ.get('NOVA_FASTMIG_LAB_NAME')
+STATE = pathlib.Path(os.environ.get(
+    'NOVA_FASTMIG_LAB_DIR',
+    '/var/lib/nova-fastmig-lab' + (f'-{NAME}' if NAME else '')))
 CONTROLLER_IP = '10.77.0.10'
 COMPUTE_IPS = {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'}
 
