@@ -296,7 +296,9 @@ class Session:
             self._save_stats(migration, stats)
             self._samples = policy.remember(self._samples,
                                             policy.to_sample(stats))
-            paused = not paused_before and guest.is_switching_over()
+            paused = not paused_before and (
+                guest.is_switching_over() or
+                self._is_forced and guest.is_paused())
             paused_ms = self._paused_ms(
                 paused and not blackout.is_foreign_stop(watching.moments))
             self._carry_out(guest, migration, policy.decide(

@@ -118,7 +118,10 @@ class Domain(fakelibvirt.Domain):
 
     def suspend(self):
         super().suspend()
-        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_USER
+        # libvirt's reason, whoever it was.
+        self._reason = (fakelibvirt.VIR_DOMAIN_PAUSED_USER
+                        if self._started is None else
+                        fakelibvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 
     def resume(self):
         super().resume()

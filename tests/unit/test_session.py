@@ -957,10 +957,15 @@ class TestFollow(SessionTestCase):
         self.assertEqual((model.Outcome.COMPLETED, ()),
                          (report.outcome, report.decisions))
 
-    def test_force_complete_may_stop_the_guest_for_long(self):
+    @ddt.data((600000, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
+              (100, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
+              (100, libvirt.VIR_DOMAIN_PAUSED_USER))
+    @ddt.unpack
+    def test_force_complete_may_stop_the_guest_for_long(self, max_total_ms,
+                                                        reason):
         self.conf.config(group='fastmig', poll_interval_ms=50)
-        made = self.make(max_total_ms=600000)
-        self.hang(made)
+        made = self.make(max_total_ms=max_total_ms)
+        self.hang(made, reason)
         made.force()
         looks = []
 
