@@ -325,6 +325,7 @@ class Watch:
         self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
         self._qemu: dict = {}
+        self._looked_s = self._made_s
         self._look_in_ms: float | None = None
 
     @property
@@ -353,12 +354,15 @@ class Watch:
             self._has_jobs_clock = True
 
     def _timeout_s(self) -> float:
+        since_s = time.monotonic() - self._looked_s
         until_s = [self._total_limit_s - self._elapsed_s()]
-        if self._look_in_ms is not None:
-            until_s.append(self._look_in_ms / 1000)
+        if self._look_in_ms is not None and self._look_in_ms > 0:
+            # One that has passed since the look is still to be seen.
+            until_s.append(max(1e-9, self._look_in_ms / 1000 - since_s))
         # Just past the deadline, so that the policy sees it as over.
-        return min(self._poll_interval_s,
-                   *(each + 0.001 for each in until_s if each > 0), math.inf)
+        return max(0.0, min(
+            self._poll_interval_s - since_s,
+            *(each + 0.001 for each in until_s if each > 0), math.inf))
 
     def _ask_qemu(self, item: QemuCompleted) -> None:
         """Keep what a patched QEMU has to tell at its end.
@@ -375,6 +379,8 @@ class Watch:
     def run(self, look: ty.Callable[[float, dict], float | None]) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
 
+        Not on events of QEMU's own, which are only kept.
+
         :param look: gets the milliseconds since libvirt's start and libvirt's
             statistics of the job, empty if there are none. It may return the
             milliseconds until another deadline
@@ -382,8 +388,9 @@ class Watch:
         """
         while True:
             ended = None
+            items = self._mailbox.take(self._timeout_s())
             # All of them: the statistics can come together with the end.
-            for item in self._mailbox.take(self._timeout_s()):
+            for item in items:
                 if isinstance(item, Ended):
                     ended = item
                 elif isinstance(item, JobCompleted):
@@ -394,9 +401,15 @@ class Watch:
                     self._moments.append(item)
             if ended is not None:
                 return ended
+            if items and all(isinstance(item, model.Moment | QemuCompleted)
+                             for item in items):
+                # Most of them come while the guest stands still: whoever asks
+                # libvirt and QEMU something now makes that longer.
+                continue
             stats = self._guest.job_stats()
             self._set_clock(_count(stats, 'time_elapsed'))
             self._look_in_ms = look(self._elapsed_s() * 1000, stats)
+            self._looked_s = time.monotonic()
 
     def completed(self, timeout_s: float) -> model.Completed:
         """The statistics of a migration that has moved the guest.

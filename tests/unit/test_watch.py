@@ -472,7 +472,52 @@ class TestWatch(base.BaseTestCase):
         watching = watch.Watch(Guest(), self.mailbox, 60000, 7.0)
         for look_in_ms in (None, -1, 0, 60000):
             watching._look_in_ms = look_in_ms
-            self.assertEqual(7.0, watching._timeout_s())
+            self.assertAlmostEqual(7.0, watching._timeout_s(), delta=5)
+
+    def test_nothing_is_asked_in_the_blackout(self):
+        """QEMU's events neither make it look nor put a look off."""
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 0.3)
+        looks = []
+
+        def look(elapsed_ms, job):
+            looks.append(elapsed_ms)
+            if len(looks) == 2:
+                self.mailbox.put(watch.Ended(None))
+            return None
+
+        for number in range(20):
+            timer = threading.Timer(0.02 * number, self.mailbox.put, [
+                model.Moment('stop', number) if number % 2
+                else watch.QemuCompleted({})])
+            timer.start()
+            self.addCleanup(timer.join)
+        watching.run(look)
+        # Polls at 300 and 600 ms, and no other look.
+        self.assertGreaterEqual(looks[0], 299)
+        self.assertGreaterEqual(looks[1] - looks[0], 299)
+        self.assertEqual(10, len(watching.moments))
+
+    def test_a_deadline_is_not_missed_meanwhile(self):
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+        self.mailbox.put(watch.Wake())
+        looks = []
+
+        def look(elapsed_ms, job):
+            looks.append(elapsed_ms)
+            if len(looks) == 1:
+                # Taken before the deadline, and when it is over.
+                for seconds in 0.01, 0.05:
+                    timer = threading.Timer(seconds, self.mailbox.put,
+                                            [model.Moment('stop', 1)])
+                    timer.start()
+                    self.addCleanup(timer.join)
+                return 50
+            self.mailbox.put(watch.Ended(None))
+            return None
+
+        started = time.monotonic()
+        watching.run(look)
+        self.assertLess(time.monotonic() - started, 30)
 
     def test_libvirts_clock_counts(self):
         self.mailbox.put(watch.Wake())
