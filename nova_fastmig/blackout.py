@@ -55,14 +55,15 @@ def _ms(earlier: model.Moment, later: model.Moment) -> float | None:
     return ms if 0 <= ms <= _ABSURD_MS else None
 
 
-def source_pause_ms(moments: Sequence[model.Moment]) -> float | None:
+def source_pause_ms(moments: Sequence[model.Moment] | None) -> float | None:
     """How long a guest stood still that is at the source in the end.
 
-    :param moments: in the order in which they came
+    :param moments: in the order in which they came; None if its QEMU could
+        not be heard
     :returns: 0 if it was never stopped; None if that is not known: nothing
-        came, it still stands, or a time is wrong
+        was heard, it still stands, or a time is wrong
     """
-    if not moments:
+    if moments is None:
         return None
     total_ms, stopped = 0.0, None
     for moment in moments:
@@ -110,7 +111,7 @@ def split(completed: model.Completed) -> model.BlackoutParts | None:
 
     :returns: None if nothing is known of it
     """
-    events = _since_stop(completed.moments)
+    events = _since_stop(completed.moments or ())
     # libvirt lets QEMU wait with the guest stopped, unless that waits for
     # nobody (x-direct-switchover).
     asked_ms = _between(events.get(PRE_SWITCHOVER), events.get(DEVICE))

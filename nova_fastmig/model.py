@@ -369,7 +369,7 @@ class Completed:
     :ivar resumed_by_qemu: the destination's QEMU has started the vCPUs by
         itself, before libvirt did; None if not known
     :ivar moments: what the source's QEMU has said, in the order in which it
-        came
+        came; None if it could not be heard
     """
 
     outcome: Outcome
@@ -380,7 +380,7 @@ class Completed:
     agreed_features: frozenset[QemuFeature] | None = None
     bandwidth_bytes_per_s: int | None = None
     resumed_by_qemu: bool | None = None
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[Moment, ...] | None = None
 
 
 class Verdict(enum.StrEnum):

@@ -311,14 +311,14 @@ class Session:
                     if self._paused_since_s is not None else None)
 
         with watch.Events(self._host.get_connection(),
-                          self._instance.uuid, self._mailbox):
+                          self._instance.uuid, self._mailbox) as events:
             ended = watching.run(look)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
                      instance=self._instance)
             if outcome is not model.Outcome.COMPLETED:
-                self._completed = watching.stayed(outcome, reason,
-                                                  _RESUME_TIMEOUT_S)
+                self._completed = watching.stayed(
+                    outcome, reason, _RESUME_TIMEOUT_S, events.hears_qemu())
                 nova_migration.run_recover_tasks(
                     self._host, guest, self._instance, on_failure)
                 recover('cancelled' if outcome is model.Outcome.ABORTED

@@ -35,6 +35,8 @@ LOG = logging.getLogger(__name__)
 # is older than both by this much is not the one that is watched.
 _HEAD_START_S = 10
 
+_QEMU_EVENTS = ('MIGRATION', 'STOP', 'RESUME')
+
 # A migration has a dozen.
 _MAX_MOMENTS = 256
 
@@ -150,7 +152,7 @@ class Events:
                 LOG.warning('No libvirt event %d, polling instead: %s',
                             event_id, error)
         # libvirt does not note on a guest that somebody listens.
-        for event in ('MIGRATION', 'STOP', 'RESUME'):
+        for event in _QEMU_EVENTS:
             try:
                 self._qemu_callback_ids.append(
                     libvirt_qemu.qemuMonitorEventRegister(
@@ -173,6 +175,14 @@ class Events:
             except libvirt.libvirtError as error:
                 # The connection broke; its callbacks are gone with it.
                 LOG.debug('Event %d not deregistered: %s', callback_id, error)
+
+    def hears_qemu(self) -> bool:
+        """Whether nothing that QEMU said can have been missed so far."""
+        try:
+            return (len(self._qemu_callback_ids) == len(_QEMU_EVENTS) and
+                    bool(self._connection.isAlive()))
+        except libvirt.libvirtError:
+            return False
 
     # These run in libvirt's event thread: no logging, no locks.
 
@@ -431,21 +441,23 @@ class Watch:
                     self._moments.append(item)
         return to_completed(self._completed.stats, self._qemu, self._moments)
 
-    def stayed(self, outcome: model.Outcome, reason: str,
-               timeout_s: float) -> model.Completed:
+    def stayed(self, outcome: model.Outcome, reason: str, timeout_s: float,
+               hears_qemu: bool) -> model.Completed:
         """The end of a migration that has not moved the guest.
 
         :param timeout_s: how long to wait for the event that the guest goes
             on, if it was stopped; it can come after the call has returned
+        :param hears_qemu: whether that can be heard
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
             left_s = deadline_s - time.monotonic()
-            is_over = (left_s <= 0 or not self._moments or
+            is_over = (left_s <= 0 or
                        blackout.source_pause_ms(self._moments) is not None)
             items = self._mailbox.take(0 if is_over else left_s)
             self._moments.extend(
                 item for item in items if isinstance(item, model.Moment))
             if is_over:
-                return model.Completed(outcome, reason, None, None,
-                                       moments=tuple(self._moments))
+                return model.Completed(
+                    outcome, reason, None, None,
+                    moments=tuple(self._moments) if hears_qemu else None)

@@ -280,6 +280,9 @@ class Connection(fakelibvirt.Connection):
                     if domain._transient]
         return super().listAllDomains(flags)
 
+    def isAlive(self):
+        return 1
+
     def getVersion(self):
         """That of the patched QEMU, which no test is about."""
         return 10_000_002

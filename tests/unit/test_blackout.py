@@ -185,7 +185,6 @@ class TestAnything(base.BaseTestCase):
         paused_ms = blackout.source_pause_ms(the_moments)
         if paused_ms is not None:
             self.assertTrue(0 <= paused_ms < math.inf)
-            self.assertNotEqual([], the_moments)
             said = [each.name for each in the_moments
                     if each.name in ('stop', 'resume')]
             # It goes on in the end.
@@ -197,8 +196,13 @@ class TestAnything(base.BaseTestCase):
 @ddt.ddt
 class TestPauseAtTheSource(base.BaseTestCase):
 
+    def test_nothing_could_be_heard(self):
+        self.assertIsNone(blackout.source_pause_ms(None))
+        self.assertIsNone(split(None))
+
     def test_nothing_has_come(self):
-        self.assertIsNone(blackout.source_pause_ms(()))
+        """libvirt can cancel before QEMU has begun."""
+        self.assertEqual(0, blackout.source_pause_ms(()))
 
     def test_never(self):
         self.assertEqual(0, blackout.source_pause_ms(

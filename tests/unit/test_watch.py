@@ -42,6 +42,7 @@ class Connection:
 
     def __init__(self, refuses=()):
         self.callbacks = {}
+        self.alive = 1
         self._refuses = refuses
 
     def domainEventRegisterAny(self, domain, event_id, callback, opaque):
@@ -52,6 +53,11 @@ class Connection:
 
     def domainEventDeregisterAny(self, callback_id):
         del self.callbacks[callback_id]
+
+    def isAlive(self):
+        if self.alive < 0:
+            raise libvirt.libvirtError('broken')
+        return self.alive
 
 
 class Guest:
@@ -312,10 +318,21 @@ class TestQemusEvents(base.BaseTestCase):
             self.emit('MIGRATION', details)
         self.assertEqual([], self.mailbox.take(0))
 
+    def test_whether_all_of_it_is_heard(self):
+        connection = Connection()
+        events = watch.Events(connection, UUID, self.mailbox)
+        self.assertFalse(events.hears_qemu())
+        with events:
+            self.assertTrue(events.hears_qemu())
+            for alive in (0, -1):
+                connection.alive = alive
+                self.assertFalse(events.hears_qemu())
+
     @ddt.data('STOP', 'RESUME', 'MIGRATION')
     def test_a_libvirt_that_refuses_one(self, event):
         self.refused = (event,)
-        with self.events():
+        with self.events() as events:
+            self.assertFalse(events.hears_qemu())
             self.assertEqual({'STOP', 'RESUME', 'MIGRATION'} - {event},
                              set(self.callbacks))
         self.assertEqual({}, self.callbacks)
@@ -410,7 +427,8 @@ class TestWatch(base.BaseTestCase):
         _, watching = self.run_until(1)
         self.assertEqual(watch._MAX_MOMENTS, len(watching.moments))
 
-    def stayed(self, *moments, later=(), timeout_s=30) -> model.Completed:
+    def stayed(self, *moments, later=(), timeout_s=30,
+               hears_qemu=True) -> model.Completed:
         for item in (*moments, watch.Ended(None)):
             self.mailbox.put(item)
         _, watching = self.run_until(1)
@@ -418,7 +436,8 @@ class TestWatch(base.BaseTestCase):
             timer = threading.Timer(0.05, self.mailbox.put, [item])
             timer.start()
             self.addCleanup(timer.join)
-        return watching.stayed(model.Outcome.ABORTED, 'why', timeout_s)
+        return watching.stayed(model.Outcome.ABORTED, 'why', timeout_s,
+                               hears_qemu)
 
     def test_a_guest_that_stays(self):
         started = time.monotonic()
@@ -427,6 +446,11 @@ class TestWatch(base.BaseTestCase):
                 model.Completed(model.Outcome.ABORTED, 'why', None, None,
                                 moments=moments), self.stayed(*moments))
         self.assertLess(time.monotonic() - started, 30)
+
+    def test_one_whose_qemu_could_not_be_heard(self):
+        for moments in ((), (self.STOP, self.RESUME)):
+            self.assertIsNone(self.stayed(
+                *moments, hears_qemu=False).moments)
 
     def test_one_that_goes_on_after_the_call_has_returned(self):
         self.assertEqual(
