@@ -170,7 +170,7 @@ class TestToCompleted(base.BaseTestCase):
 
     def test_figures(self):
         self.assertEqual(
-            model.Completed(model.Outcome.COMPLETED, '', 7, 812),
+            model.Completed(model.Outcome.COMPLETED, '', 7, 812, moments=()),
             watch.to_completed({'downtime': 7, 'time_elapsed': 812}, {}))
 
     def test_bandwidth(self):
