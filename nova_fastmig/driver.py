@@ -77,6 +77,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             context, instance, dest_check_data, block_device_info)
         # Nova has found out by now whether disks are shared.
         session.check_guest(self._host, instance, checked)
+        self._sessions.check_pair(context, instance, checked)
         return checked
 
     # At the source.

@@ -127,11 +127,19 @@ class _PlannedDomain:
             dconnuri, params={**params, **self._params}, flags=flags)
 
 
+# VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER, which libvirt-python knows if
+# it was built with libvirt 11.1; in MiB/s.
+_SWITCHOVER_BANDWIDTH = 'bandwidth.avail.switchover'
+
+
 def _params(plan: model.Plan) -> dict:
-    if plan.parallel_connections == 1:
-        return {}
-    return {libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS:
-            plan.parallel_connections}
+    params = {}
+    if plan.parallel_connections > 1:
+        params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = (
+            plan.parallel_connections)
+    if plan.switchover_bandwidth_mib_s is not None:
+        params[_SWITCHOVER_BANDWIDTH] = plan.switchover_bandwidth_mib_s
+    return params
 
 
 class FastGuest(nova_guest.Guest):
@@ -222,12 +230,25 @@ class FastGuest(nova_guest.Guest):
 
     def is_paused(self) -> bool:
         """Whether the vCPUs stand still; False if libvirt does not say."""
+        return self._pause_reason() is not None
+
+    def is_switching_over(self) -> bool:
+        """Whether they stand still for the migration.
+
+        An I/O error, a snapshot or somebody who paused the guest before is
+        another reason. ``virsh suspend`` in a migration is not: libvirt says
+        the same then.
+        """
+        return self._pause_reason() == libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+
+    def _pause_reason(self) -> int | None:
+        """VIR_DOMAIN_PAUSED_*; None for a guest that is not paused."""
         try:
-            state, _ = self._domain.state()
+            state, reason = self._domain.state()
         except libvirt.libvirtError as error:
             LOG.debug('No domain state: %s', error)
-            return False
-        return state == libvirt.VIR_DOMAIN_PAUSED
+            return None
+        return reason if state == libvirt.VIR_DOMAIN_PAUSED else None
 
 
 def _is_tagged(domain_xml: str) -> bool:

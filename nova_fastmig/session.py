@@ -15,6 +15,7 @@
 import collections
 import contextlib
 import math
+import os
 import time
 
 import libvirt
@@ -23,7 +24,9 @@ from nova.virt.libvirt import guest as nova_guest
 from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
+from nova_fastmig import blackout
 from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import capabilities
@@ -47,6 +50,9 @@ LOG = logging.getLogger(__name__)
 # finished migration. They come within 0.3 s; without them the verdict is
 # "unknown".
 _COMPLETED_STATS_TIMEOUT_S = 5
+
+# How long to wait for QEMU's event that a guest goes on at the source.
+_RESUME_TIMEOUT_S = 1
 
 # From the check at the destination until the migration gets there, and beyond
 # the time in which it must be over. Who comes later asks again.
@@ -131,8 +137,30 @@ def check_host(host, instance, running_here: bool = False) -> None:
         reasons = plan.refusals(
             sla, capabilities.read(host, CONF.host, guest),
             conf.transport_settings(CONF))
+        if not running_here:
+            reasons += _lacking_pages(host, instance)
         if reasons:
             raise exception.PlanRefused(reasons)
+
+
+def _lacking_pages(host, instance) -> list[str]:
+    """See ``plan.lacking_pages``."""
+    small_kib = os.sysconf('SC_PAGE_SIZE') // 1024
+    cells = [
+        (cell.pagesize, math.ceil(cell.memory * 1024 / cell.pagesize))
+        for cell in (instance.numa_topology.cells
+                     if instance.numa_topology else ())
+        if cell.pagesize and cell.pagesize > small_kib]
+    if not cells:
+        return []
+    try:
+        free = capabilities.free_pages(host, {size for size, _ in cells})
+    except libvirt.libvirtError as error:
+        # Nova's claim counts them, too.
+        LOG.warning('Cannot tell how many hugepages are free: %s', error,
+                    instance=instance)
+        return []
+    return plan.lacking_pages(CONF.host, cells, free)
 
 
 def _obstacles(host, instance, migrate_data) -> list[
@@ -170,6 +198,18 @@ def _versions(source: model.HostCaps,
         for host in (source, destination)))
 
 
+def _age_ms(migration) -> int | None:
+    """How long ago a migration was asked for; None if it cannot be told.
+
+    :param migration: nova.objects.Migration
+    """
+    created_at = getattr(migration, 'created_at', None)
+    if created_at is None:
+        return None
+    age = timeutils.utcnow(with_timezone=True) - created_at
+    return max(0, round(age.total_seconds() * 1000))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -178,7 +218,7 @@ class Session:
     """
 
     def __init__(self, host, instance, destination: str, sla: model.Sla,
-                 the_plan: model.Plan):
+                 the_plan: model.Plan, waited_ms: int = 0):
         self._host = host
         self._instance = instance
         self._destination = destination
@@ -193,6 +233,9 @@ class Session:
         self._is_ordinary = True
         self._is_forced = False
         self._paused_since_s: float | None = None
+        self._before_ms: int | None = None
+        self._waited_ms = waited_ms
+        self._after_ms: int | None = None
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -235,6 +278,7 @@ class Session:
         :param recover: called with a migration status when it has not
         """
         guest = fast_guest.FastGuest(domain, self._plan)
+        self._before_ms = _age_ms(migration)
         on_failure: collections.deque[str] = collections.deque()
         paused_before = guest.is_paused()
         self._is_ordinary &= not paused_before
@@ -242,7 +286,8 @@ class Session:
             post_copy_possible and not paused_before and
             self._sla.on_miss is model.OnMiss.POST_COPY)
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
-                               CONF.fastmig.poll_interval_ms / 1000)
+                               CONF.fastmig.poll_interval_ms / 1000,
+                               is_patched=self._plan.source.patched_qemu)
 
         def look(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
@@ -251,8 +296,11 @@ class Session:
             self._save_stats(migration, stats)
             self._samples = policy.remember(self._samples,
                                             policy.to_sample(stats))
-            paused = not paused_before and guest.is_paused()
-            paused_ms = self._paused_ms(paused)
+            paused = not paused_before and (
+                guest.is_switching_over() or
+                self._is_forced and guest.is_paused())
+            paused_ms = self._paused_ms(
+                paused and not blackout.is_foreign_stop(watching.moments))
             self._carry_out(guest, migration, policy.decide(
                 self._plan, elapsed_ms, paused=paused,
                 post_copy_started=migration.status == _POST_COPY_STATUS,
@@ -260,25 +308,27 @@ class Session:
                 give_up_ms=give_up_s * 1000 or None,
                 samples=self._samples, paused_ms=paused_ms))
             return (self._plan.switchover_limit_ms - paused_ms
-                    if paused else None)
+                    if self._paused_since_s is not None else None)
 
         with watch.Events(self._host.get_connection(),
-                          self._instance.uuid, self._mailbox,
-                          of_qemu=self._plan.source.patched_qemu):
+                          self._instance.uuid, self._mailbox) as events:
             ended = watching.run(look)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
                      instance=self._instance)
             if outcome is not model.Outcome.COMPLETED:
-                self._completed = model.Completed(outcome, reason, None, None)
+                self._completed = watching.stayed(
+                    outcome, reason, _RESUME_TIMEOUT_S, events.hears_qemu())
                 nova_migration.run_recover_tasks(
                     self._host, guest, self._instance, on_failure)
                 recover('cancelled' if outcome is model.Outcome.ABORTED
                         else 'failed')
                 return
+            ended_s = time.monotonic()
             try:
                 post()
             finally:
+                self._after_ms = round((time.monotonic() - ended_s) * 1000)
                 self._completed = watching.completed(
                     _COMPLETED_STATS_TIMEOUT_S)
 
@@ -383,11 +433,18 @@ class Session:
 
     def report(self) -> model.SlaReport:
         """Judge what has come out; at the end."""
+        completed = self._completed
+        moved = completed.outcome is model.Outcome.COMPLETED
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
-            self._sla, tuple(self._decisions), self._completed,
+            self._sla, tuple(self._decisions), completed,
             self._plan.qemu_features, self._plan.downtime_limit_ms,
-            self._plan.expected, self._plan.concessions)
+            self._plan.expected, self._plan.concessions,
+            parts=blackout.split(completed) if moved else None,
+            source_pause_ms=(None if moved else
+                             blackout.source_pause_ms(completed.moments)),
+            nova=model.NovaTimes(self._before_ms, self._waited_ms,
+                                 self._after_ms))
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -464,6 +521,25 @@ class Sessions:
         """A guest is here, or will not come."""
         self._reservations.give_back(self._arrival(instance_uuid))
 
+    def check_pair(self, context, instance, migrate_data) -> None:
+        """Refuse what this source and the destination cannot do together.
+
+        At the source, before it starts. Nothing is reserved.
+
+        :param migrate_data: nova.objects.LibvirtLiveMigrateData
+        :raises: MigrationPreCheckError with every reason, which lets the
+            conductor try another destination
+        """
+        with _pre_check():
+            sla = _sla(instance)
+            if sla is None:
+                return
+            destination = capabilities.who_asks(context, instance.uuid)
+            # What cannot be told now is found out when it begins.
+            if destination is not None:
+                self._make_plan(context, instance, destination, sla,
+                                reservation.Grant(None, 0), migrate_data)
+
     def _make_plan(self, context, instance, destination: str, sla: model.Sla,
                    grant: reservation.Grant, migrate_data) -> model.Plan:
         source = capabilities.read(self._host, CONF.host,
@@ -477,7 +553,25 @@ class Sessions:
                                    else grant.bytes_per_s // _MIB),
             switchover_timeout_ms=CONF.fastmig.switchover_timeout_ms,
             found=_obstacles(self._host, instance, migrate_data),
-            permitted=conf.permitted_obstacles(CONF))
+            permitted=conf.permitted_obstacles(CONF),
+            is_trial_due=peer is not None and self._calibration.is_trial_due(
+                calibration.Pair(source.host, peer.host),
+                _versions(source, peer)),
+            switchover_bandwidth_mib_s=(
+                CONF.fastmig.switchover_bandwidth_mib_s))
+
+    def _begin_trial(self, the_plan: model.Plan) -> None:
+        """Note that a trial begins.
+
+        :raises: PlanRefused if another one has begun since this was planned
+        """
+        pair = calibration.Pair(the_plan.source.host,
+                                the_plan.destination.host)
+        if not self._calibration.begin_trial(
+                pair, _versions(the_plan.source, the_plan.destination)):
+            raise exception.PlanRefused([
+                f'a trial between host {pair.source} and host '
+                f'{pair.destination} has just begun'])
 
     def run(self, context, instance, destination: str, migrate,
             recover, migrate_data=None) -> None:
@@ -506,6 +600,8 @@ class Sessions:
                     CONF.fastmig.migration_bandwidth_wait_s))
                 the_plan = self._make_plan(context, instance, destination,
                                            sla, grant, migrate_data)
+                if the_plan.is_trial:
+                    self._begin_trial(the_plan)
             except exception.FastMigError as error:
                 LOG.error('Live migration refused: %s', error,
                           instance=instance)
@@ -518,11 +614,13 @@ class Sessions:
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
             self._run_planned(context, instance, destination, sla, the_plan,
-                              migrate)
+                              migrate, grant.waited_ms)
 
     def _run_planned(self, context, instance, destination: str,
-                     sla: model.Sla, the_plan: model.Plan, migrate) -> None:
-        session = Session(self._host, instance, destination, sla, the_plan)
+                     sla: model.Sla, the_plan: model.Plan, migrate,
+                     waited_ms: int) -> None:
+        session = Session(self._host, instance, destination, sla, the_plan,
+                          waited_ms)
         self._by_uuid[instance.uuid] = session
         try:
             migrate()

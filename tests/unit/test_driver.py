@@ -153,9 +153,13 @@ class TestFastMigDriver(base.BaseTestCase):
               mock.patch.object(driver.session, 'check_host') as host,
               mock.patch.object(driver.session, 'check_guest') as guest):
             made = self.make()
+            made._sessions = sessions = mock.Mock()
             self.assertIs(stock.return_value,
                           made.check_can_live_migrate_source(
-                              None, mock.sentinel.instance, None))
+                              mock.sentinel.context, mock.sentinel.instance,
+                              None))
+        sessions.check_pair.assert_called_once_with(
+            mock.sentinel.context, mock.sentinel.instance, stock.return_value)
         host.assert_called_once_with(made._host, mock.sentinel.instance,
                                      running_here=True)
         guest.assert_called_once_with(made._host, mock.sentinel.instance,

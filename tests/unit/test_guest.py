@@ -174,9 +174,16 @@ class TestMigrate(base.BaseTestCase):
     def test_parameters(self):
         self.migrate(values.plan(parallel_connections=4))
         params = self.call()['params']
+        self.assertNotIn('bandwidth.avail.switchover', params)
         self.assertEqual(4, params['parallel.connections'])
         self.assertEqual((5, '<domain/>'),
                          (params['bandwidth'], params['destination_xml']))
+
+    def test_what_qemu_is_to_expect(self):
+        self.migrate(values.plan(switchover_bandwidth_mib_s=900))
+        params = self.call()['params']
+        self.assertEqual(900, params['bandwidth.avail.switchover'])
+        self.assertNotIn('parallel.connections', params)
 
     def test_bandwidth(self):
         """Nova's own limit is 5 here."""
