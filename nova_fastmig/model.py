@@ -298,6 +298,24 @@ class Completed:
     resumed_by_qemu: bool | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network's part of a blackout.
+
+    :ivar blackout_ms: for how long the destination's ports did not forward
+        when the guest ran there: 0 if they were seen to be wired before the
+        migration began; None if nobody knows
+    :ivar reason: what was seen there, or why nothing was
+    :ivar activation_ms: from the end of the switchover at the source until
+        Neutron had bound the ports to the destination; None if Nova's post
+        step had to do that
+    """
+
+    blackout_ms: float | None
+    reason: str
+    activation_ms: float | None
+
+
 class Verdict(enum.StrEnum):
     MET = 'met'
     MISSED = 'missed'
@@ -332,6 +350,8 @@ class SlaReport:
     :ivar unused_features: why the others were not
     :ivar downtime_limit_ms: what QEMU got; None if there was no plan
     :ivar expected: what that was made from; None if nothing was known
+    :ivar network: what the network added to the blackout; None if the guest
+        has not moved
     """
 
     instance_uuid: str
@@ -349,3 +369,4 @@ class SlaReport:
     unused_features: tuple[tuple[QemuFeature, str], ...] = ()
     downtime_limit_ms: int | None = None
     expected: Estimate | None = None
+    network: Network | None = None

@@ -83,7 +83,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          features: model.FeaturePlan = _NO_FEATURES,
          downtime_limit_ms: int | None = None,
          expected: model.Estimate | None = None,
-         concessions: Sequence[str] = ()) -> model.SlaReport:
+         concessions: Sequence[str] = (),
+         network: model.Network | None = None) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
@@ -93,6 +94,7 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
     :param downtime_limit_ms: what was planned for QEMU
     :param expected: what that was made from
     :param concessions: why the limits could not be vouched for
+    :param network: its part of the blackout
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -117,7 +119,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
             (feature, 'the two QEMUs did not agree on it')
             for feature in sorted(refused)),
         downtime_limit_ms=downtime_limit_ms,
-        expected=expected)
+        expected=expected,
+        network=network)
 
 
 def _figure(judgement: model.Judgement) -> str:

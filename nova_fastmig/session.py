@@ -34,6 +34,7 @@ from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
+from nova_fastmig import ports
 from nova_fastmig import report
 from nova_fastmig import request
 from nova_fastmig import reservation
@@ -61,6 +62,14 @@ _POST_COPY_STATUS = 'running (post-copy)'
 def _sla(instance) -> model.Sla | None:
     return request.parse(instance.flavor.extra_specs or {},
                          conf.sla_settings(CONF))
+
+
+def _is_tagged(instance) -> bool:
+    """Whether the migration of this guest is ours; an invalid tag is not."""
+    try:
+        return _sla(instance) is not None
+    except exception.FastMigError:
+        return False
 
 
 def _needed_mib_s(instance, sla: model.Sla) -> int:
@@ -178,12 +187,16 @@ class Session:
     """
 
     def __init__(self, host, instance, destination: str, sla: model.Sla,
-                 the_plan: model.Plan):
+                 the_plan: model.Plan, bindings: ports.Bindings,
+                 migrate_data=None):
         self._host = host
         self._instance = instance
         self._destination = destination
         self._sla = sla
         self._plan = the_plan
+        self._bindings = bindings
+        self._migrate_data = migrate_data
+        self._network: model.Network | None = None
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
         self._samples: tuple[policy.Sample, ...] = ()
@@ -242,7 +255,8 @@ class Session:
             post_copy_possible and not paused_before and
             self._sla.on_miss is model.OnMiss.POST_COPY)
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
-                               CONF.fastmig.poll_interval_ms / 1000)
+                               CONF.fastmig.poll_interval_ms / 1000,
+                               is_patched=self._plan.source.patched_qemu)
 
         def look(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
@@ -263,9 +277,8 @@ class Session:
                     if paused else None)
 
         with watch.Events(self._host.get_connection(),
-                          self._instance.uuid, self._mailbox,
-                          of_qemu=self._plan.source.patched_qemu):
-            ended = watching.run(look)
+                          self._instance.uuid, self._mailbox):
+            ended = watching.run(look, self._bindings.activate)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
                      instance=self._instance)
@@ -273,9 +286,12 @@ class Session:
                 self._completed = model.Completed(outcome, reason, None, None)
                 nova_migration.run_recover_tasks(
                     self._host, guest, self._instance, on_failure)
+                self._bindings.back_to_source()
                 recover('cancelled' if outcome is model.Outcome.ABORTED
                         else 'failed')
                 return
+            self._network = ports.report(self._migrate_data,
+                                         self._bindings.wait())
             try:
                 post()
             finally:
@@ -387,7 +403,7 @@ class Session:
             self._instance.uuid, self._plan.source.host, self._destination,
             self._sla, tuple(self._decisions), self._completed,
             self._plan.qemu_features, self._plan.downtime_limit_ms,
-            self._plan.expected, self._plan.concessions)
+            self._plan.expected, self._plan.concessions, self._network)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -423,6 +439,8 @@ class Sessions:
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
         self._calibration = calibration_store.Store.configured(CONF)
         self._reservations = reservation.Reservations.configured(CONF)
+        self._switch = ports.Switch()
+        self._arrivals = ports.Arrivals()
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
@@ -459,6 +477,55 @@ class Sessions:
             self._reservations.take(
                 self._arrival(instance.uuid),
                 _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+
+    @staticmethod
+    def plan_ports(instance, network_info):
+        """A tagged guest's ports, with what was plugged for its arrival."""
+        return (ports.with_taps(network_info) if _is_tagged(instance)
+                else network_info)
+
+    def plug(self, context, instance, migrate_data, plug):
+        """Plug the ports of a guest that is to come here.
+
+        Those of a tagged one are wired when this returns.
+
+        :param plug: Nova's step, without arguments
+        :returns: what that returned: migrate_data
+        :raises: MigrationPreCheckError with what is missing
+        """
+        if not _is_tagged(instance):
+            return plug()
+        self._arrivals.expect(instance, migrate_data, _ARRIVAL_SLACK_S +
+                              CONF.fastmig.migration_bandwidth_wait_s +
+                              _longest_s(instance, _sla(instance)))
+        ports.announce_move(context, instance)
+        ports.create_taps(migrate_data)
+        checked = plug()
+        with _pre_check():
+            ports.wait_until_wired(self._switch, checked,
+                                   CONF.fastmig.port_wiring_timeout_s)
+        return checked
+
+    def left_over(self):
+        """Ports of guests that should be here by now, and are not.
+
+        :returns: (nova.objects.Instance, NetworkInfo) of each
+        """
+        return [(instance, network_info)
+                for instance, network_info in self._arrivals.overdue()
+                if not self._host_has(instance)]
+
+    def _host_has(self, instance) -> bool:
+        try:
+            self._host.get_guest(instance)
+        except nova_exception.InstanceNotFound:
+            return False
+        return True
+
+    def landed(self, instance_uuid: str) -> None:
+        """Nova's last step of a migration to this host has begun."""
+        self._arrivals.landed(instance_uuid)
+        self.arrived(instance_uuid)
 
     def arrived(self, instance_uuid: str) -> None:
         """A guest is here, or will not come."""
@@ -518,11 +585,15 @@ class Sessions:
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
             self._run_planned(context, instance, destination, sla, the_plan,
-                              migrate)
+                              migrate, migrate_data)
 
     def _run_planned(self, context, instance, destination: str,
-                     sla: model.Sla, the_plan: model.Plan, migrate) -> None:
-        session = Session(self._host, instance, destination, sla, the_plan)
+                     sla: model.Sla, the_plan: model.Plan, migrate,
+                     migrate_data) -> None:
+        session = Session(
+            self._host, instance, destination, sla, the_plan,
+            ports.Bindings(context, instance, CONF.host, destination),
+            migrate_data)
         self._by_uuid[instance.uuid] = session
         try:
             migrate()

@@ -123,15 +123,12 @@ class Events:
 
     :param connection: the virConnect that Nova's event loop serves
     :param uuid: of the domain
-    :param of_qemu: QEMU's own events too
     """
 
-    def __init__(self, connection, uuid: str, mailbox: Mailbox,
-                 of_qemu: bool = False):
+    def __init__(self, connection, uuid: str, mailbox: Mailbox):
         self._connection = connection
         self._uuid = uuid
         self._mailbox = mailbox
-        self._of_qemu = of_qemu
         self._callback_ids: list[int] = []
         self._qemu_callback_id: int | None = None
 
@@ -148,13 +145,13 @@ class Events:
             except libvirt.libvirtError as error:
                 LOG.warning('No libvirt event %d, polling instead: %s',
                             event_id, error)
-        if self._of_qemu:
-            try:
-                self._qemu_callback_id = libvirt_qemu.qemuMonitorEventRegister(
-                    self._connection, None, 'MIGRATION', self._on_qemu, None)
-            except libvirt.libvirtError as error:
-                LOG.warning("No events of QEMU, so the blackout is libvirt's "
-                            'figure: %s', error)
+        try:
+            self._qemu_callback_id = libvirt_qemu.qemuMonitorEventRegister(
+                self._connection, None, 'MIGRATION', self._on_qemu, None)
+        except libvirt.libvirtError as error:
+            LOG.warning("No events of QEMU, so the blackout is libvirt's "
+                        'figure, and the ports are bound to the destination '
+                        "by Nova's post step: %s", error)
         return self
 
     def __exit__(self, *exc_info):
@@ -278,14 +275,16 @@ class Watch:
     :param guest: FastGuest
     :param total_limit_ms: when to look even if nothing happens
     :param poll_interval_s: how long to wait for an event
+    :param is_patched: the source's QEMU has more to tell than others
     """
 
     def __init__(self, guest, mailbox: Mailbox, total_limit_ms: int,
-                 poll_interval_s: float):
+                 poll_interval_s: float, is_patched: bool = False):
         self._guest = guest
         self._mailbox = mailbox
         self._total_limit_s = total_limit_ms / 1000
         self._poll_interval_s = poll_interval_s
+        self._is_patched = is_patched
         self._made_s = self._started_s = time.monotonic()
         self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
@@ -320,12 +319,27 @@ class Watch:
         return min(self._poll_interval_s,
                    *(each + 0.001 for each in until_s if each > 0), math.inf)
 
-    def run(self, look: ty.Callable[[float, dict], float | None]) -> Ended:
+    def _ask_qemu(self, item: QemuCompleted) -> None:
+        """Keep what a patched QEMU has to tell at its end.
+
+        One whose event says nothing has to be asked, and it lives for as long
+        as libvirt's last step at the destination takes: it is often gone.
+        """
+        if not self._is_patched:
+            return
+        self._qemu = (item.says if item.says.keys() & _QEMU_FIGURES
+                      else self._guest.query_migrate())
+        LOG.debug('QEMU says at its end: %s', self._qemu)
+
+    def run(self, look: ty.Callable[[float, dict], float | None],
+            switched: ty.Callable[[], None] = lambda: None) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
 
         :param look: gets the milliseconds since libvirt's start and libvirt's
             statistics of the job, empty if there are none. It may return the
             milliseconds until another deadline
+        :param switched: called when the source's QEMU has given the guest
+            away; must not block
         :returns: when the migration call has returned
         """
         while True:
@@ -337,13 +351,8 @@ class Watch:
                 elif isinstance(item, JobCompleted):
                     self._completed = item
                 elif isinstance(item, QemuCompleted):
-                    # A QEMU whose event says nothing has to be asked, and it
-                    # lives for as long as libvirt's last step at the
-                    # destination takes: it is often gone.
-                    self._qemu = (item.says
-                                  if item.says.keys() & _QEMU_FIGURES
-                                  else self._guest.query_migrate())
-                    LOG.debug('QEMU says at its end: %s', self._qemu)
+                    switched()
+                    self._ask_qemu(item)
             if ended is not None:
                 return ended
             stats = self._guest.job_stats()

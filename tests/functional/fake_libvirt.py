@@ -47,6 +47,7 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar fails_at_the_end: the same when the source has given the guest away
     :ivar hangs: the guest is paused for the switchover, which then does not
         finish while this is so; one that is cancelled resumes the guest
     :ivar refuses_to_abort: in a switchover that hangs
@@ -59,6 +60,7 @@ class Behaviour:
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    fails_at_the_end: str | None = None
     hangs: bool = False
     refuses_to_abort: bool = False
     pass_s: float | None = None
@@ -207,6 +209,10 @@ class Domain(fakelibvirt.Domain):
         finally:
             self._started = None
         connection.qemu_completed(self)
+        if behaviour.fails_at_the_end:
+            time.sleep(0.2)
+            raise self._error(behaviour.fails_at_the_end,
+                              fakelibvirt.VIR_ERR_OPERATION_FAILED)
         host = urllib.parse.urlsplit(dconnuri).hostname
         incoming = connection.hosts[host].createXML(
             params['destination_xml'], 0)

@@ -415,6 +415,7 @@ class TestFollow(SessionTestCase):
         self.migration = types.SimpleNamespace(status='running')
         self.post = mock.Mock()
         self.recover = mock.Mock()
+        self.bindings = mock.Mock(**{'wait.return_value': 41.0})
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
                      'trigger_postcopy_switch', 'save_stats'):
             patch = mock.patch.object(session.nova_migration, name)
@@ -433,7 +434,7 @@ class TestFollow(SessionTestCase):
             session.plan.make(
                 the_sla, self.caps, self.peer,
                 values.transport(post_copy_permitted=True),
-                frozenset(model.QemuFeature)))
+                frozenset(model.QemuFeature)), self.bindings)
         return made
 
     def follow(self, made: session.Session, post_copy_possible=True,

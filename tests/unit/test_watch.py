@@ -259,8 +259,8 @@ class TestQemusEvents(base.BaseTestCase):
     def deregister(self, connection, callback_id):
         del self.callbacks[callback_id]
 
-    def events(self, of_qemu=True) -> watch.Events:
-        return watch.Events(Connection(), UUID, self.mailbox, of_qemu)
+    def events(self) -> watch.Events:
+        return watch.Events(Connection(), UUID, self.mailbox)
 
     def emit(self, status: str, domain=None) -> None:
         event, callback = self.callbacks[7]
@@ -275,10 +275,6 @@ class TestQemusEvents(base.BaseTestCase):
         self.assertEqual([watch.QemuCompleted({'status': 'completed'})],
                          self.mailbox.take(0))
         self.assertEqual({}, self.callbacks)
-
-    def test_not_asked_for(self):
-        with self.events(of_qemu=False):
-            self.assertEqual({}, self.callbacks)
 
     def test_a_libvirt_that_refuses(self):
         watch.libvirt_qemu.qemuMonitorEventRegister.side_effect = (
@@ -335,10 +331,26 @@ class TestWatch(base.BaseTestCase):
                  {'x-report-blackout'})):
             self.mailbox.put(watch.QemuCompleted(says))
             self.mailbox.put(watch.Ended(None))
-            watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+            watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0,
+                                   is_patched=True)
             watching.run(self.fail)
             self.assertEqual(expected,
                              watching.completed(0).agreed_features)
+
+    def test_the_distributions_qemu_is_not_asked(self):
+        self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
+        self.mailbox.put(watch.Ended(None))
+        watching = watch.Watch(None, self.mailbox, 60000, 60.0)
+        watching.run(self.fail)
+        self.assertIsNone(watching.completed(0).agreed_features)
+
+    def test_tells_when_the_source_has_given_the_guest_away(self):
+        switched = []
+        self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
+        self.mailbox.put(watch.Ended(None))
+        watch.Watch(Guest(), self.mailbox, 60000, 60.0).run(
+            self.fail, lambda: switched.append('now'))
+        self.assertEqual(['now'], switched)
 
     def test_without_events_it_polls(self):
         self.run_until(3, poll_interval_s=0.01)
