@@ -78,11 +78,11 @@ def why_absent(port: Port) -> str:
     """Why nothing can get through; empty if the switch has the port."""
     if port.wiring is Wiring.UNKNOWN:
         return ''
+    because = f' ({port.error})' if port.error else ''
     if port.ofport is None:
-        return f'port {port.port_id} is not in the switch'
+        return f'port {port.port_id} is not in the switch{because}'
     if port.ofport < 0:
-        return f'port {port.port_id} has no device in the switch' + (
-            f' ({port.error})' if port.error else '')
+        return f'port {port.port_id} has no device in the switch{because}'
     if port.wiring is Wiring.AGENT and port.vlan in (None, DEAD_VLAN):
         return (f"Neutron's agent has not wired port {port.port_id} "
                 f'(VLAN tag {port.vlan or "none"})')

@@ -592,7 +592,8 @@ class Sessions:
                      migrate_data) -> None:
         session = Session(
             self._host, instance, destination, sla, the_plan,
-            ports.Bindings(context, instance, CONF.host, destination),
+            ports.Bindings(context, instance, migrate_data, CONF.host,
+                           destination),
             migrate_data)
         self._by_uuid[instance.uuid] = session
         try:

@@ -30,7 +30,7 @@ class PortsTestCase(base.TwoHosts):
         self.steps = []
         self.states = []
         self.useFixture(fixtures.MockPatchObject(
-            ports.Switch, 'look', autospec=True, side_effect=self._look))
+            ports.Switch, 'look', side_effect=self._look))
         # Nova's fixture keeps its bindings by host and port.
         self._note(self.neutron, 'activate_port_binding', 'activate')
         self._note(fake_libvirt.Domain, 'migrateToURI3', 'migrate')
@@ -54,7 +54,7 @@ class PortsTestCase(base.TwoHosts):
         self.addCleanup(cfg.CONF.clear_override, 'port_wiring_timeout_s',
                         group='fastmig')
 
-    def _look(self, switch, port_id, wiring):
+    def _look(self, port_id, wiring):
         """The last of ``states`` for ever, those before it once."""
         self.steps.append(('look',))
         state = (self.states.pop(0) if len(self.states) > 1
@@ -136,11 +136,13 @@ class BindingTest(PortsTestCase):
         super().setUp()
         self.reports = []
         original = session.sinks.Sinks.emit
-        self.useFixture(fixtures.MockPatchObject(
-            session.sinks.Sinks, 'emit', autospec=True,
-            side_effect=lambda sinks, context, report: (
-                self.reports.append(report),
-                original(sinks, context, report))))
+
+        def emit(sinks, context, report):
+            self.reports.append(report)
+            original(sinks, context, report)
+
+        self.useFixture(fixtures.MonkeyPatch(
+            'nova_fastmig.sinks.Sinks.emit', emit))
 
     def test_it_is_activated_at_the_switchover(self):
         """Before Nova's post step begins, which finds it done."""

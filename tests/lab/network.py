@@ -43,6 +43,7 @@ import sys
 import time
 
 from tests.lab import base
+from tests.lab import hosts
 from tests.lab import tool
 
 PORTS = {'tap': 'noop', 'bridge': 'iptables_hybrid'}
@@ -79,8 +80,9 @@ def _activated_at(guest: tool.Guest, source: str,
     """When Neutron had activated the binding at the destination."""
     port = next(guest.cloud.network.ports(device_id=guest.uuid))
     found = base.on_host(
-        source, 'sh', '-c', 'grep -h "Activated binding for port $1" '
-        '/var/log/nova/nova-compute.log | tail -n 1', 'sh', port.id).split()
+        source, 'sh', '-c', 'grep -hE "Activated (binding for port $1|the '
+        'port bindings at)" /var/log/nova/nova-compute.log | tail -n 1',
+        'sh', port.id).split()
     if not found:
         return None
     at = datetime.datetime.fromisoformat(
@@ -103,13 +105,21 @@ def _losses(runs: list[tuple[float, float]], resumed_ms: float) -> dict:
         'losses': runs}
 
 
-def measure(guest: tool.Guest, events: tool.QemuEvents) -> dict:
-    """One migration to the other host."""
+def measure(guest: tool.Guest, events: tool.QemuEvents,
+            agent_late_s: float = 0) -> dict:
+    """One migration to the other host.
+
+    :param agent_late_s: for how long the destination's agent does nothing
+    """
     source = guest.host()
     destination = next(host for host in base.COMPUTE_IPS if host != source)
     began = time.time()
     with guest.probe() as probe:
-        guest.migrate()
+        agent = (hosts.service(destination, 'neutron-openvswitch-agent')
+                 if agent_late_s else [])
+        with hosts.frozen(agent):
+            guest.migrate()
+            time.sleep(agent_late_s)
         status = guest.finished_migration().status
         time.sleep(SETTLE_S)
     result = probe.result
@@ -163,6 +173,9 @@ def main():
     parser.add_argument('--drivers', default='stock,fastmig')
     parser.add_argument('--no-wait', action='store_true',
                         help="under Nova's own driver")
+    parser.add_argument('--agent-late', type=float, default=0,
+                        help="for how many seconds the destination's agent "
+                             'does nothing')
     parser.add_argument('--count', type=int, default=6,
                         help='migrations under each driver')
     parser.add_argument('--json', type=argparse.FileType('w'))
@@ -176,7 +189,7 @@ def main():
             with tool.Guest(f'network-{driver}') as guest:
                 guest.boot(guest.flavor(enabled='true', on_miss='proceed'))
                 for _ in range(args.count):
-                    run = measure(guest, events)
+                    run = measure(guest, events, args.agent_late)
                     runs[driver].append(run)
                     print(line(driver, run), flush=True)
     found = {driver: summary(each) for driver, each in runs.items()}
