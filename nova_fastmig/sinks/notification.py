@@ -113,10 +113,29 @@ class EstimatePayload(base.NotificationPayloadBase):
 
 
 @nova_base.NovaObjectRegistry.register_if(False)
+class NetworkPayload(base.NotificationPayloadBase):
+    # Version 1.0: Initial version
+    VERSION = '1.0'
+    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+
+    fields = {
+        'blackout_ms': fields.FloatField(nullable=True),
+        'reason': fields.StringField(),
+        'activation_ms': fields.FloatField(nullable=True),
+    }
+
+    def __init__(self, network: model.Network):
+        super().__init__()
+        for name in self.fields:
+            setattr(self, name, getattr(network, name))
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
 class SlaReportPayload(base.NotificationPayloadBase):
     # Version 1.0: Initial version
     # Version 1.1: downtime_limit_ms, expected
-    VERSION = '1.1'
+    # Version 1.2: network
+    VERSION = '1.2'
     OBJ_PROJECT_NAMESPACE = _NAMESPACE
 
     fields = {
@@ -135,6 +154,7 @@ class SlaReportPayload(base.NotificationPayloadBase):
         'unused_features': fields.DictOfStringsField(),
         'downtime_limit_ms': fields.IntegerField(nullable=True),
         'expected': fields.ObjectField('EstimatePayload', nullable=True),
+        'network': fields.ObjectField('NetworkPayload', nullable=True),
     }
 
     def __init__(self, report: model.SlaReport):
@@ -157,6 +177,8 @@ class SlaReportPayload(base.NotificationPayloadBase):
         self.downtime_limit_ms = report.downtime_limit_ms
         self.expected = (None if report.expected is None
                          else EstimatePayload(report.expected))
+        self.network = (None if report.network is None
+                        else NetworkPayload(report.network))
 
 
 def to_payload(report: model.SlaReport) -> dict:

@@ -95,7 +95,8 @@ class LabTest(base.BaseTestCase):
             # the catalog has names that only the hosts can resolve
             compute_endpoint_override=f'http://{CONTROLLER_IP}:8774/v2.1',
             image_endpoint_override=f'http://{CONTROLLER_IP}:9292',
-            network_endpoint_override=f'http://{CONTROLLER_IP}:9696')
+            network_endpoint_override=f'http://{CONTROLLER_IP}:9696',
+            placement_endpoint_override=f'http://{CONTROLLER_IP}:8778')
         cls.compute = cls.cloud.compute
         cls.compute.default_microversion = '2.96'
 

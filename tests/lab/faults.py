@@ -229,13 +229,14 @@ def _settled(guest) -> bool:
 
 def _allocations(guest, consumer: str) -> set[str]:
     """Hosts at which placement has something for a consumer."""
-    placement = guest.cloud.config.get_session_client(
-        'placement', default_microversion='1.28')
-    placement.endpoint_override = f'http://{base.CONTROLLER_IP}:8778'
-    names = {provider['uuid']: provider['name'] for provider in placement.get(
-        '/resource_providers').json()['resource_providers']}
-    found = placement.get(f'/allocations/{consumer}').json()['allocations']
-    return {names[uuid] for uuid in found}
+    def ask(path: str, name: str):
+        return guest.cloud.placement.get(
+            path, microversion='1.28').json()[name]
+
+    names = {provider['uuid']: provider['name'] for provider in ask(
+        '/resource_providers', 'resource_providers')}
+    return {names[uuid] for uuid in ask(f'/allocations/{consumer}',
+                                        'allocations')}
 
 
 def state(guest) -> dict:

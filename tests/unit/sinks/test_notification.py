@@ -101,7 +101,8 @@ class TestPayload(base.BaseTestCase):
                 model.Judgement: notification.JudgementPayload,
                 model.Decision: notification.DecisionPayload,
                 model.Blackout: notification.BlackoutPayload,
-                model.Estimate: notification.EstimatePayload}
+                model.Estimate: notification.EstimatePayload,
+                model.Network: notification.NetworkPayload}
 
     def test_it_carries_every_field_of_the_model(self):
         """A new field of the model needs a new version of the payload."""
@@ -138,6 +139,13 @@ class TestPayload(base.BaseTestCase):
         self.assertEqual(3, data['downtime_limit_ms'])
         self.assertEqual(dataclasses.asdict(expected),
                          data['expected']['nova_object.data'])
+
+    def test_the_networks_part(self):
+        network = model.Network(0.0, '1 of 1 ports were wired', 212.5)
+        made = dataclasses.replace(report(), network=network)
+        data = notification.to_payload(made)['nova_object.data']
+        self.assertEqual(dataclasses.asdict(network),
+                         data['network']['nova_object.data'])
 
     def test_it_is_plain_json(self):
         payload = notification.to_payload(report())
