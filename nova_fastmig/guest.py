@@ -222,6 +222,22 @@ class FastGuest(nova_guest.Guest):
                         'migration: %s', self.name, error)
             return {}
 
+    def has_ended_here(self) -> bool:
+        """Whether the guest has come to its end instead of leaving.
+
+        False for one that has left, and if libvirt does not say.
+        """
+        try:
+            state, reason = self._domain.state()
+        except libvirt.libvirtError as error:
+            LOG.debug('No domain state: %s', error)
+            return False
+        return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in (
+            libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+            libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED,
+            libvirt.VIR_DOMAIN_SHUTOFF_CRASHED,
+            libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+
     def is_paused(self) -> bool:
         """Whether the vCPUs stand still; False if libvirt does not say."""
         try:

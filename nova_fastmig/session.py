@@ -357,6 +357,10 @@ class Session:
                  ended: watch.Ended) -> tuple[model.Outcome, str]:
         if ended.error is None:
             return model.Outcome.COMPLETED, ''
+        # Nova takes a guest that does not run here for one that has moved.
+        if guest.has_ended_here():
+            return model.Outcome.FAILED, (
+                f'the guest has ended at the source: {ended.error}')
         # The call can fail although the guest has moved: see where it is.
         job_type = nova_migration.find_job_type(guest, self._instance)
         if job_type == libvirt.VIR_DOMAIN_JOB_COMPLETED:

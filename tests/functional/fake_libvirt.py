@@ -306,6 +306,7 @@ class FakeLibvirt(fixtures.Fixture):
         ``install_patched_qemu``
     :ivar monitor_commands: what QEMUs were told, with their arguments
     :ivar query_migrate: what QEMUs say about a migration
+    :ivar announced: (host, domain's uuid) of each announce-self
     """
 
     def install_patched_qemu(self, *features: str) -> None:
@@ -317,10 +318,14 @@ class FakeLibvirt(fixtures.Fixture):
         self.emulator.unlink()
 
     def _monitor_command(self, domain, command, flags):
+        command = json.loads(command)
+        if command['execute'] == 'announce-self':
+            self.announced.append((domain._connection.hostname,
+                                   domain.UUIDString()))
+            return json.dumps({'return': {}})
         if domain._emulator != str(self.emulator):
             raise AssertionError('who asks the distribution\'s QEMU marks '
                                  'the guest as tainted')
-        command = json.loads(command)
         self.monitor_commands.append(
             (command['execute'], command.get('arguments', {})))
         answers = {'query-migrate': self.query_migrate,
@@ -338,6 +343,7 @@ class FakeLibvirt(fixtures.Fixture):
         self.hosts = {}
         self.calls = []
         self.monitor_commands = []
+        self.announced = []
         self.behaviour = Behaviour()
         self.emulator = pathlib.Path(
             self.useFixture(fixtures.TempDir()).join('qemu'))

@@ -182,6 +182,13 @@ class BindingTest(PortsTestCase):
         self.wait_for_verdict(server)
         self.assertIsNone(self.reports[0].network)
 
+    def test_the_guest_is_announced_where_it_is_bound(self):
+        server = self.boot_with_port()
+        self._live_migrate(server, 'completed')
+        self.wait_for_verdict(server)
+        self.assertEqual([('dest', server['id'])], self.fake.announced)
+        self.assertEqual(['dest'], self.active_bindings())
+
     def test_neutron_fails(self):
         """Nova's post step tries again."""
         api = self.neutron.activate_port_binding

@@ -553,6 +553,19 @@ class TestFollow(SessionTestCase):
         self.run_recover_tasks.assert_called_once()
         self.post.assert_not_called()
 
+    def test_a_guest_that_was_killed_at_the_source_has_not_moved(self):
+        """Whatever Nova makes of a domain that does not run."""
+        self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_COMPLETED
+        self.domain.state.return_value = [
+            libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
+        made = self.make()
+        self.end_with(made, libvirt.libvirtError('domain is not running'))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.FAILED, report.outcome)
+        self.assertIn('has ended at the source', report.reason)
+        self.recover.assert_called_once_with('failed')
+        self.post.assert_not_called()
+
     def test_the_call_failed_but_the_guest_has_moved(self):
         made = self.make()
         self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_COMPLETED
