@@ -140,6 +140,16 @@ def _is_tap(vif_type: str, vnic_type: str, details: dict) -> bool:
             not _per_port_bridge())
 
 
+def _has_tap(vif: network_model.VIF) -> bool:
+    return _is_tap(vif.get('type'), vif.get('vnic_type'),
+                   vif.get('details') or {})
+
+
+def have_taps(network_info: network_model.NetworkInfo | None) -> bool:
+    """Whether ``with_taps`` has anything to do."""
+    return any(map(_has_tap, network_info or ()))
+
+
 def with_taps(network_info: network_model.NetworkInfo) -> \
         network_model.NetworkInfo:
     """The same ports, so that os-vif removes a tap that it has created.
@@ -148,11 +158,11 @@ def with_taps(network_info: network_model.NetworkInfo) -> \
     """
     found = []
     for vif in network_info:
-        details = vif.get('details') or {}
-        if _is_tap(vif['type'], vif.get('vnic_type'), details):
+        if _has_tap(vif):
             vif = copy.copy(vif)
             vif['details'] = {
-                **details, network_model.VIF_DETAILS_OVS_CREATE_TAP: True}
+                **(vif['details'] or {}),
+                network_model.VIF_DETAILS_OVS_CREATE_TAP: True}
         found.append(vif)
     return network_model.NetworkInfo(found)
 

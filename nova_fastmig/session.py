@@ -485,7 +485,9 @@ class Sessions:
     @staticmethod
     def plan_ports(instance, network_info):
         """A tagged guest's ports, with what was plugged for its arrival."""
-        return (ports.with_taps(network_info) if _is_tagged(instance)
+        # The ports first: few hosts have such, and then no flavor is read.
+        return (ports.with_taps(network_info)
+                if ports.have_taps(network_info) and _is_tagged(instance)
                 else network_info)
 
     def plug(self, context, instance, migrate_data, plug):

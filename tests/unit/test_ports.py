@@ -85,6 +85,9 @@ class TestTaps(PortsTestCase):
         self.assertEqual(
             [{'ovs_hybrid_plug': True}, {'port_filter': True, CREATE: True}],
             [each['details'] for each in ports.with_taps(info)])
+        self.assertTrue(ports.have_taps(info))
+        self.assertFalse(ports.have_taps(info[:1]))
+        self.assertFalse(ports.have_taps(None))
         # what Nova has is left as it is
         self.assertEqual({'port_filter': True}, info[1]['details'])
 
