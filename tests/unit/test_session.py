@@ -416,6 +416,11 @@ class TestFollow(SessionTestCase):
         self.post = mock.Mock()
         self.recover = mock.Mock()
         self.bindings = mock.Mock(**{'wait.return_value': 41.0})
+        # libvirt's own functions would leave an error behind, which the next
+        # libvirtError of a test would show.
+        for name in ('Register', 'Deregister'):
+            self.useFixture(fixtures.MockPatchObject(
+                session.watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
                      'trigger_postcopy_switch', 'save_stats'):
             patch = mock.patch.object(session.nova_migration, name)
@@ -565,6 +570,28 @@ class TestFollow(SessionTestCase):
         self.assertIn('has ended at the source', report.reason)
         self.recover.assert_called_once_with('failed')
         self.post.assert_not_called()
+
+    def test_the_bindings_go_with_the_guest(self):
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made)
+        self.complete(downtime=7, time_elapsed=800)
+        report = self.follow(made)
+        self.bindings.activate.assert_called_once_with()
+        self.bindings.back_to_source.assert_not_called()
+        self.assertEqual(41.0, report.network.activation_ms)
+
+    def test_or_come_back_before_novas_rollback(self):
+        calls = mock.Mock()
+        calls.attach_mock(self.bindings.back_to_source, 'back')
+        calls.attach_mock(self.recover, 'recover')
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertIsNone(self.follow(made).network)
+        self.bindings.activate.assert_called_once_with()
+        self.assertEqual([mock.call.back(), mock.call.recover('failed')],
+                         calls.mock_calls)
 
     def test_the_call_failed_but_the_guest_has_moved(self):
         made = self.make()
