@@ -36,15 +36,17 @@ class Probe:
     :param program: the probe's path
     :param port: openstack.network.v2.port.Port of the server
     :param rate: probes per second
+    :param seconds: it ends by itself after so long
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10):
+                 answer_within_s=10, seconds=600):
         self._command = [
             str(program), '--interface', INTERFACE, '--source', SOURCE,
             '--mac', port.mac_address,
             '--destination', port.fixed_ips[0]['ip_address'],
-            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+            '--rate', str(rate), '--answer-within', str(answer_within_s),
+            '--seconds', str(seconds)]
         self.result = None
 
     def __enter__(self):

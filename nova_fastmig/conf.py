@@ -153,6 +153,27 @@ Used where the source has libvirt 11.1 and QEMU 8.2 or newer. A value that the
 network does not keep makes guests stand still for too long.
 """),
     cfg.IntOpt(
+        'port_wiring_timeout_s', default=30, min=0,
+        help="""
+For how long, in seconds, this host as a destination waits until its Open
+vSwitch forwards for the ports of a tagged guest, before the migration may
+begin. If they are not wired then, the migration fails, and the guest has not
+been touched. 0 means not to look; the report says then that nobody knows the
+network's part of the blackout.
+
+It comes before Nova's own wait for Neutron's events
+(``[DEFAULT]vif_plugging_timeout``), which goes on to hold.
+"""),
+    cfg.BoolOpt(
+        'announce', default=True,
+        help="""
+Whether this host as a destination has QEMU announce a tagged guest (RARP) when
+it resumes, and again when Nova has moved the binding of its ports, beside the
+announcements that QEMU makes by itself for the first second.
+
+It goes through QEMU's monitor, so libvirt notes that the domain is tainted.
+"""),
+    cfg.IntOpt(
         'poll_interval_ms', default=500, min=50, max=10000,
         help="""
 How often, in milliseconds, to ask libvirt for the state of a migration when

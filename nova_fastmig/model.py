@@ -383,6 +383,24 @@ class Completed:
     moments: tuple[Moment, ...] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network's part of a blackout.
+
+    :ivar blackout_ms: for how long the destination's ports did not forward
+        when the guest ran there: 0 if they were seen to be wired before the
+        migration began; None if nobody knows
+    :ivar reason: what was seen there, or why nothing was
+    :ivar activation_ms: from the end of the switchover at the source until
+        Neutron had bound the ports to the destination; None if Nova's post
+        step had to do that
+    """
+
+    blackout_ms: float | None
+    reason: str
+    activation_ms: float | None
+
+
 class Verdict(enum.StrEnum):
     MET = 'met'
     MISSED = 'missed'
@@ -421,6 +439,8 @@ class SlaReport:
     :ivar source_pause_ms: for how long a guest that did not move stood still
         at the source; None if it moved or that is not known
     :ivar nova: what was spent outside of libvirt; None if it was not begun
+    :ivar network: what the network added to the blackout; None if the guest
+        has not moved
     """
 
     instance_uuid: str
@@ -441,3 +461,4 @@ class SlaReport:
     parts: BlackoutParts | None = None
     source_pause_ms: float | None = None
     nova: NovaTimes | None = None
+    network: Network | None = None

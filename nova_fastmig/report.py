@@ -86,7 +86,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          concessions: Sequence[str] = (),
          parts: model.BlackoutParts | None = None,
          source_pause_ms: float | None = None,
-         nova: model.NovaTimes | None = None) -> model.SlaReport:
+         nova: model.NovaTimes | None = None,
+         network: model.Network | None = None) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
@@ -99,6 +100,7 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
     :param parts: of the blackout, where the guest has moved
     :param source_pause_ms: where it has not
     :param nova: what was spent outside of libvirt
+    :param network: its part of the blackout
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -126,7 +128,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         expected=expected,
         parts=parts,
         source_pause_ms=source_pause_ms,
-        nova=nova)
+        nova=nova,
+        network=network)
 
 
 def _figure(judgement: model.Judgement) -> str:

@@ -37,6 +37,7 @@ from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
+from nova_fastmig import ports
 from nova_fastmig import report
 from nova_fastmig import request
 from nova_fastmig import reservation
@@ -67,6 +68,14 @@ _POST_COPY_STATUS = 'running (post-copy)'
 def _sla(instance) -> model.Sla | None:
     return request.parse(instance.flavor.extra_specs or {},
                          conf.sla_settings(CONF))
+
+
+def _is_tagged(instance) -> bool:
+    """Whether the migration of this guest is ours; an invalid tag is not."""
+    try:
+        return _sla(instance) is not None
+    except exception.FastMigError:
+        return False
 
 
 def _needed_mib_s(instance, sla: model.Sla) -> int:
@@ -218,12 +227,16 @@ class Session:
     """
 
     def __init__(self, host, instance, destination: str, sla: model.Sla,
-                 the_plan: model.Plan, waited_ms: int = 0):
+                 the_plan: model.Plan, bindings: ports.Bindings,
+                 migrate_data=None, waited_ms: int = 0):
         self._host = host
         self._instance = instance
         self._destination = destination
         self._sla = sla
         self._plan = the_plan
+        self._bindings = bindings
+        self._migrate_data = migrate_data
+        self._network: model.Network | None = None
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
         self._samples: tuple[policy.Sample, ...] = ()
@@ -312,7 +325,7 @@ class Session:
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox) as events:
-            ended = watching.run(look)
+            ended = watching.run(look, self._bindings.activate)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
                      instance=self._instance)
@@ -321,10 +334,13 @@ class Session:
                     outcome, reason, _RESUME_TIMEOUT_S, events.hears_qemu())
                 nova_migration.run_recover_tasks(
                     self._host, guest, self._instance, on_failure)
+                self._bindings.back_to_source()
                 recover('cancelled' if outcome is model.Outcome.ABORTED
                         else 'failed')
                 return
             ended_s = time.monotonic()
+            self._network = ports.report(self._migrate_data,
+                                         self._bindings.wait())
             try:
                 post()
             finally:
@@ -391,6 +407,10 @@ class Session:
                  ended: watch.Ended) -> tuple[model.Outcome, str]:
         if ended.error is None:
             return model.Outcome.COMPLETED, ''
+        # Nova takes a guest that does not run here for one that has moved.
+        if guest.has_ended_here():
+            return model.Outcome.FAILED, (
+                f'the guest has ended at the source: {ended.error}')
         # The call can fail although the guest has moved: see where it is.
         job_type = nova_migration.find_job_type(guest, self._instance)
         if job_type == libvirt.VIR_DOMAIN_JOB_COMPLETED:
@@ -444,7 +464,8 @@ class Session:
             source_pause_ms=(None if moved else
                              blackout.source_pause_ms(completed.moments)),
             nova=model.NovaTimes(self._before_ms, self._waited_ms,
-                                 self._after_ms))
+                                 self._after_ms),
+            network=self._network)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -480,6 +501,8 @@ class Sessions:
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
         self._calibration = calibration_store.Store.configured(CONF)
         self._reservations = reservation.Reservations.configured(CONF)
+        self._switch = ports.Switch()
+        self._arrivals = ports.Arrivals()
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
@@ -516,6 +539,57 @@ class Sessions:
             self._reservations.take(
                 self._arrival(instance.uuid),
                 _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+
+    @staticmethod
+    def plan_ports(instance, network_info):
+        """A tagged guest's ports, with what was plugged for its arrival."""
+        # The ports first: few hosts have such, and then no flavor is read.
+        return (ports.with_taps(network_info)
+                if ports.have_taps(network_info) and _is_tagged(instance)
+                else network_info)
+
+    def plug(self, context, instance, migrate_data, plug):
+        """Plug the ports of a guest that is to come here.
+
+        Those of a tagged one are wired when this returns.
+
+        :param plug: Nova's step, without arguments
+        :returns: what that returned: migrate_data
+        :raises: MigrationPreCheckError with what is missing
+        """
+        if not _is_tagged(instance):
+            return plug()
+        self._arrivals.expect(instance, migrate_data, _ARRIVAL_SLACK_S +
+                              CONF.fastmig.migration_bandwidth_wait_s +
+                              _longest_s(instance, _sla(instance)))
+        ports.announce_move(context, instance)
+        ports.create_taps(migrate_data)
+        checked = plug()
+        with _pre_check():
+            ports.wait_until_wired(self._switch, checked,
+                                   CONF.fastmig.port_wiring_timeout_s)
+        return checked
+
+    def left_over(self):
+        """Ports of guests that should be here by now, and are not.
+
+        :returns: (nova.objects.Instance, NetworkInfo) of each
+        """
+        return [(instance, network_info)
+                for instance, network_info in self._arrivals.overdue()
+                if not self._host_has(instance)]
+
+    def _host_has(self, instance) -> bool:
+        try:
+            self._host.get_guest(instance)
+        except nova_exception.InstanceNotFound:
+            return False
+        return True
+
+    def landed(self, instance_uuid: str) -> None:
+        """Nova's last step of a migration to this host has begun."""
+        self._arrivals.landed(instance_uuid)
+        self.arrived(instance_uuid)
 
     def arrived(self, instance_uuid: str) -> None:
         """A guest is here, or will not come."""
@@ -614,13 +688,16 @@ class Sessions:
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
             self._run_planned(context, instance, destination, sla, the_plan,
-                              migrate, grant.waited_ms)
+                              migrate, migrate_data, grant.waited_ms)
 
     def _run_planned(self, context, instance, destination: str,
                      sla: model.Sla, the_plan: model.Plan, migrate,
-                     waited_ms: int) -> None:
-        session = Session(self._host, instance, destination, sla, the_plan,
-                          waited_ms)
+                     migrate_data, waited_ms: int) -> None:
+        session = Session(
+            self._host, instance, destination, sla, the_plan,
+            ports.Bindings(context, instance, migrate_data, CONF.host,
+                           destination),
+            migrate_data, waited_ms)
         self._by_uuid[instance.uuid] = session
         try:
             migrate()

@@ -159,7 +159,9 @@ class Events:
                         self._connection, None, event, self._on_qemu, None))
             except libvirt.libvirtError as error:
                 LOG.warning("No event %s of QEMU, so the blackout is "
-                            "libvirt's figure: %s", event, error)
+                            "libvirt's figure, and the ports are bound to the "
+                            "destination by Nova's post step: %s",
+                            event, error)
         return self
 
     def __exit__(self, *exc_info):
@@ -331,6 +333,7 @@ class Watch:
         self._mailbox = mailbox
         self._total_limit_s = total_limit_ms / 1000
         self._poll_interval_s = poll_interval_s
+        self._is_patched = is_patched
         self._made_s = self._started_s = time.monotonic()
         self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
@@ -386,7 +389,8 @@ class Watch:
                       else self._guest.query_migrate())
         LOG.debug('QEMU says at its end: %s', self._qemu)
 
-    def run(self, look: ty.Callable[[float, dict], float | None]) -> Ended:
+    def run(self, look: ty.Callable[[float, dict], float | None],
+            switched: ty.Callable[[], None] = lambda: None) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
 
         Not on events of QEMU's own, which are only kept.
@@ -394,6 +398,8 @@ class Watch:
         :param look: gets the milliseconds since libvirt's start and libvirt's
             statistics of the job, empty if there are none. It may return the
             milliseconds until another deadline
+        :param switched: called when the source's QEMU has given the guest
+            away; must not block
         :returns: when the migration call has returned
         """
         while True:
@@ -406,6 +412,7 @@ class Watch:
                 elif isinstance(item, JobCompleted):
                     self._completed = item
                 elif isinstance(item, QemuCompleted):
+                    switched()
                     self._ask_qemu(item)
                 elif isinstance(item, model.Moment):
                     self._moments.append(item)

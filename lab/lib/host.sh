@@ -16,7 +16,7 @@ host_role() { echo "${1%[0-9]}"; }
 
 # What the files in lab/files/{common,controller,compute} are filled in with.
 fill_in() {
-    sed -i -e "s|@HOST@|$1|g" -e "s|@MGMT_IP@|$(mgmt_ip "$1")|g" \
+    sed -i -e "s|@HOST@|$1|g" -e "s|@MGMT_IP@|$(mgmt_ip "$1")|g" -e "s|@MIG_IP@|$(mig_ip "$1")|g" \
         -e "s|@HOST_UUID@|$(host_uuid "$1")|g" -e "s|@VIRT_TYPE@|$(virt_type)|g" \
         -e "s|@CPU_MODE@|$(cpu_mode)|g" "${@:2}"
 }

@@ -140,11 +140,23 @@ class EstimatePayload(_Payload):
 
 
 @nova_base.NovaObjectRegistry.register_if(False)
+class NetworkPayload(_Payload):
+    # Version 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'blackout_ms': fields.FloatField(nullable=True),
+        'reason': fields.StringField(),
+        'activation_ms': fields.FloatField(nullable=True),
+    }
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
 class SlaReportPayload(_Payload):
     # Version 1.0: Initial version
     # Version 1.1: downtime_limit_ms, expected
     # Version 1.2: EstimatePayload 1.1, BlackoutPayload 1.1, parts,
-    #              source_pause_ms, nova
+    #              source_pause_ms, nova, network
     VERSION = '1.2'
 
     fields = {
@@ -166,6 +178,7 @@ class SlaReportPayload(_Payload):
         'parts': fields.ObjectField('BlackoutPartsPayload', nullable=True),
         'source_pause_ms': fields.FloatField(nullable=True),
         'nova': fields.ObjectField('NovaTimesPayload', nullable=True),
+        'network': fields.ObjectField('NetworkPayload', nullable=True),
     }
 
 
@@ -175,6 +188,7 @@ _PAYLOADS = {model.SlaReport: SlaReportPayload,
              model.Blackout: BlackoutPayload,
              model.BlackoutParts: BlackoutPartsPayload,
              model.NovaTimes: NovaTimesPayload,
+             model.Network: NetworkPayload,
              model.Estimate: EstimatePayload}
 
 

@@ -48,6 +48,7 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar fails_at_the_end: the same when the source has given the guest away
     :ivar hangs: the guest is paused for the switchover, which then does not
         finish while this is so; one that is cancelled resumes the guest
     :ivar refuses_to_abort: in a switchover that hangs
@@ -60,6 +61,7 @@ class Behaviour:
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    fails_at_the_end: str | None = None
     hangs: bool = False
     refuses_to_abort: bool = False
     pass_s: float | None = None
@@ -217,6 +219,10 @@ class Domain(fakelibvirt.Domain):
         finally:
             self._started = None
         connection.qemu_says(self, 'MIGRATION', 5, status='completed')
+        if behaviour.fails_at_the_end:
+            time.sleep(0.2)
+            raise self._error(behaviour.fails_at_the_end,
+                              fakelibvirt.VIR_ERR_OPERATION_FAILED)
         host = urllib.parse.urlsplit(dconnuri).hostname
         incoming = connection.hosts[host].createXML(
             params['destination_xml'], 0)
@@ -325,6 +331,7 @@ class FakeLibvirt(fixtures.Fixture):
         ``install_patched_qemu``
     :ivar monitor_commands: what QEMUs were told, with their arguments
     :ivar query_migrate: what QEMUs say about a migration
+    :ivar announced: (host, domain's uuid) of each announce-self
     """
 
     def install_patched_qemu(self, *features: str) -> None:
@@ -336,10 +343,14 @@ class FakeLibvirt(fixtures.Fixture):
         self.emulator.unlink()
 
     def _monitor_command(self, domain, command, flags):
+        command = json.loads(command)
+        if command['execute'] == 'announce-self':
+            self.announced.append((domain._connection.hostname,
+                                   domain.UUIDString()))
+            return json.dumps({'return': {}})
         if domain._emulator != str(self.emulator):
             raise AssertionError('who asks the distribution\'s QEMU marks '
                                  'the guest as tainted')
-        command = json.loads(command)
         self.monitor_commands.append(
             (command['execute'], command.get('arguments', {})))
         answers = {'query-migrate': self.query_migrate,
@@ -358,6 +369,7 @@ class FakeLibvirt(fixtures.Fixture):
         self.hosts = {}
         self.calls = []
         self.monitor_commands = []
+        self.announced = []
         self.behaviour = Behaviour()
         self.emulator = pathlib.Path(
             self.useFixture(fixtures.TempDir()).join('qemu'))

@@ -132,7 +132,8 @@ class TestMigration(test_session.SessionTestCase):
         the_sla = values.sla(max_total_ms=600000)
         made = session.Session(
             self.host, test_session.instance(), 'compute2', the_sla,
-            values.plan(sla=the_sla, total_limit_ms=600000))
+            values.plan(sla=the_sla, total_limit_ms=600000),
+            mock.Mock(**{'wait.return_value': None}))
         events = watch.Events(None, UUID, made._mailbox)
         during, jobs, paused = list(during), list(jobs), list(paused)
 

@@ -272,6 +272,22 @@ class TestQuestions(base.BaseTestCase):
         self.assertEqual({},
                          guest.FastGuest(made, values.plan()).job_stats())
 
+    def test_has_ended_here(self):
+        made = domain()
+        fast = guest.FastGuest(made, values.plan())
+        for state, expected in (
+                (RUNNING, False),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_CRASHED], True),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED], False),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN], False)):
+            made.state.return_value = state
+            self.assertEqual(expected, fast.has_ended_here())
+        made.state.side_effect = libvirt.libvirtError('no domain')
+        self.assertFalse(fast.has_ended_here())
+
     def test_is_paused(self):
         made = domain()
         fast = guest.FastGuest(made, values.plan())

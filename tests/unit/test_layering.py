@@ -24,8 +24,8 @@ import nova_fastmig
 
 ROOT = pathlib.Path(nova_fastmig.__file__).parent
 
-PURE = {'blackout', 'calibration', 'exception', 'forecast', 'ledger', 'model',
-        'request', 'plan', 'policy', 'report'}
+PURE = {'blackout', 'calibration', 'exception', 'forecast', 'gate', 'ledger',
+        'model', 'request', 'plan', 'policy', 'report'}
 # In the standard library, yet not pure.
 CLOCKS_LOGS_AND_IO = {'asyncio', 'datetime', 'io', 'logging', 'os',
                       'pathlib', 'random', 'select', 'shutil', 'socket',

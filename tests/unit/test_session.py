@@ -542,6 +542,12 @@ class TestFollow(SessionTestCase):
         self.migration = types.SimpleNamespace(status='running')
         self.post = mock.Mock()
         self.recover = mock.Mock()
+        self.bindings = mock.Mock(**{'wait.return_value': 41.0})
+        # libvirt's own functions would leave an error behind, which the next
+        # libvirtError of a test would show.
+        for name in ('Register', 'Deregister'):
+            self.useFixture(fixtures.MockPatchObject(
+                session.watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
                      'trigger_postcopy_switch', 'save_stats'):
             patch = mock.patch.object(session.nova_migration, name)
@@ -560,7 +566,7 @@ class TestFollow(SessionTestCase):
             session.plan.make(
                 the_sla, self.caps, self.peer,
                 values.transport(post_copy_permitted=True),
-                frozenset(model.QemuFeature)))
+                frozenset(model.QemuFeature)), self.bindings)
         return made
 
     def follow(self, made: session.Session, post_copy_possible=True,
@@ -734,6 +740,41 @@ class TestFollow(SessionTestCase):
         self.recover.assert_called_once_with('failed')
         self.run_recover_tasks.assert_called_once()
         self.post.assert_not_called()
+
+    def test_a_guest_that_was_killed_at_the_source_has_not_moved(self):
+        """Whatever Nova makes of a domain that does not run."""
+        self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_COMPLETED
+        self.domain.state.return_value = [
+            libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
+        made = self.make()
+        self.end_with(made, libvirt.libvirtError('domain is not running'))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.FAILED, report.outcome)
+        self.assertIn('has ended at the source', report.reason)
+        self.recover.assert_called_once_with('failed')
+        self.post.assert_not_called()
+
+    def test_the_bindings_go_with_the_guest(self):
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made)
+        self.complete(downtime=7, time_elapsed=800)
+        report = self.follow(made)
+        self.bindings.activate.assert_called_once_with()
+        self.bindings.back_to_source.assert_not_called()
+        self.assertEqual(41.0, report.network.activation_ms)
+
+    def test_or_come_back_before_novas_rollback(self):
+        calls = mock.Mock()
+        calls.attach_mock(self.bindings.back_to_source, 'back')
+        calls.attach_mock(self.recover, 'recover')
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertIsNone(self.follow(made).network)
+        self.bindings.activate.assert_called_once_with()
+        self.assertEqual([mock.call.back(), mock.call.recover('failed')],
+                         calls.mock_calls)
 
     def test_the_call_failed_but_the_guest_has_moved(self):
         made = self.make()

@@ -461,6 +461,14 @@ class TestWatch(base.BaseTestCase):
         self.assertEqual((self.STOP,),
                          self.stayed(self.STOP, timeout_s=0.05).moments)
 
+    def test_tells_when_the_source_has_given_the_guest_away(self):
+        switched = []
+        self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
+        self.mailbox.put(watch.Ended(None))
+        watch.Watch(Guest(), self.mailbox, 60000, 60.0).run(
+            self.fail, lambda: switched.append('now'))
+        self.assertEqual(['now'], switched)
+
     def test_without_events_it_polls(self):
         self.run_until(3, poll_interval_s=0.01)
         self.assertEqual(3, len(self.looks))

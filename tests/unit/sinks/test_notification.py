@@ -146,6 +146,13 @@ class TestPayload(base.BaseTestCase):
         self.assertEqual(dataclasses.asdict(expected),
                          data['expected']['nova_object.data'])
 
+    def test_the_networks_part(self):
+        network = model.Network(0.0, '1 of 1 ports were wired', 212.5)
+        made = dataclasses.replace(report(), network=network)
+        data = notification.to_payload(made)['nova_object.data']
+        self.assertEqual(dataclasses.asdict(network),
+                         data['network']['nova_object.data'])
+
     def test_it_is_plain_json(self):
         payload = notification.to_payload(report())
         self.assertEqual(payload, json.loads(json.dumps(payload)))
