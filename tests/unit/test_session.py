@@ -603,8 +603,7 @@ class TestFollow(SessionTestCase):
     def test_the_time_outside_of_libvirt(self):
         made = session.Session(
             self.host, instance(), 'compute2', values.sla(), values.plan(),
-            self.bindings,
-            waited_ms=120)
+            self.bindings, waited_ms=120)
         asked_at = timeutils.utcnow(with_timezone=True)
         self.migration.created_at = asked_at - datetime.timedelta(seconds=3)
         self.post.side_effect = lambda: time.sleep(0.05)
