@@ -26,7 +26,11 @@ cable() {
 
 network_up() {
     local host bridge
-    if network_is_up; then return 0; fi
+    if network_is_up; then
+        ip -n "$FABRIC" link show mig >/dev/null 2>&1 ||
+            die "the network is that of an older checkout, without one for migrations: run lab/down first"
+        return 0
+    fi
     network_down
     touch "$RUN/network.owned"
     ip netns add "$FABRIC"
