@@ -34,6 +34,7 @@ import time
 import libvirt
 
 from tests.lab import base
+from tests.lab import faults_report
 from tests.lab import hosts
 from tests.lab import tool
 
@@ -43,7 +44,6 @@ SOURCE, DESTINATION = 'compute1', 'compute2'
 # A fault stays for so long.
 FAULT_S = 5
 SETTLED_TIMEOUT_S = 150
-RUNNING = {'ACTIVE'}
 
 
 # ---- phases: hold a migration in one, and let it go on ----------------------
@@ -227,7 +227,7 @@ def _settled(guest) -> bool:
             server.task_state is None)
 
 
-def _allocations(guest, consumer: str) -> set[str]:
+def allocations(guest, consumer: str) -> set[str]:
     """Hosts at which placement has something for a consumer."""
     def ask(path: str, name: str):
         return guest.cloud.placement.get(
@@ -251,36 +251,10 @@ def state(guest) -> dict:
         'runs_on': [host for host, found in domains.items()
                     if found and found[0]],
         'domains': {host: found for host, found in domains.items() if found},
-        'allocations': sorted(_allocations(guest, guest.uuid)),
+        'allocations': sorted(allocations(guest, guest.uuid)),
         'migration_allocations': sorted(
-            _allocations(guest, migration.uuid)) if migration else [],
+            allocations(guest, migration.uuid)) if migration else [],
     }
-
-
-def problems(found: dict) -> list[str]:
-    """What must not be; empty if all is well."""
-    wrong = []
-    if len(found['runs_on']) > 1:
-        wrong.append('the guest runs twice')
-    if found['runs_on'] and found['runs_on'] != [found['host']]:
-        wrong.append(f'it runs on {found["runs_on"][0]}, Nova says '
-                     f'{found["host"]}')
-    if not found['runs_on'] and found['status'] in RUNNING:
-        wrong.append(f'it does not run, Nova says {found["status"]}')
-    if found['runs_on'] and found['status'] not in RUNNING:
-        wrong.append(f'it runs, Nova says {found["status"]}')
-    if found['allocations'] != [found['host']]:
-        wrong.append(f'allocations on {found["allocations"]}, not on '
-                     f'{found["host"]}')
-    if found['migration_allocations']:
-        wrong.append(f'the migration keeps an allocation on '
-                     f'{found["migration_allocations"]}')
-    strangers = set(found['domains']) - {found['host']}
-    if strangers:
-        wrong.append(f'a domain is left on {", ".join(sorted(strangers))}')
-    if found['task']:
-        wrong.append(f'the task {found["task"]} does not end')
-    return wrong
 
 
 def _migrates(guest) -> str:
@@ -339,11 +313,13 @@ def run(phase: str, fault: str) -> dict:
             result['unsettled'] = str(error)
         # power states are synchronised by events that come a little later
         with contextlib.suppress(AssertionError):
-            base.wait_until('nothing is wrong', lambda: not problems(
-                state(guest)), timeout_s=30, interval_s=1)
+            base.wait_until(
+                'nothing is wrong',
+                lambda: not faults_report.problems(state(guest)),
+                timeout_s=30, interval_s=1)
         result['seconds'] = round(time.time() - began)
         result['state'] = state(guest)
-        result['problems'] = problems(result['state'])
+        result['problems'] = faults_report.problems(result['state'])
         result['verdict'] = _quietly(guest.verdict)
         try:
             result['again'] = _migrates(guest)
@@ -351,7 +327,7 @@ def run(phase: str, fault: str) -> dict:
             result['again'] = f'{type(error).__name__}: {error}'
         if 'migration completed' not in result['again']:
             result['problems'].append('it does not migrate again')
-        result['end'] = problems(state(guest))
+        result['end'] = faults_report.problems(state(guest))
     return result
 
 
@@ -361,36 +337,6 @@ def _quietly(ask):
         return ask()
     except Exception:
         return None
-
-
-# ---- the table --------------------------------------------------------------
-
-def outcome(case: dict) -> str:
-    """A few words for a cell of the table."""
-    if 'error' in case:
-        return 'not measured'
-    found = case['state']
-    where = {'compute1': 'source', 'compute2': 'destination'}
-    words = (f'runs at the {where[found["runs_on"][0]]}'
-             if found['runs_on'] else f'does not run ({found["status"]})')
-    words += f'; migration {found["migration"]}'
-    if case['problems']:
-        words += '. **' + '; '.join(case['problems']) + '**'
-    return words
-
-
-def table(cases: list[dict]) -> str:
-    """The cases as a list-table of reStructuredText."""
-    by_key = {(case['fault'], case['phase']): case for case in cases}
-    lines = ['.. list-table::', '   :header-rows: 1', '   :stub-columns: 1',
-             '', '   * - Fault']
-    lines += [f'     - {phase}' for phase in PHASES]
-    for fault in FAULTS:
-        lines.append(f'   * - {fault}')
-        for phase in PHASES:
-            case = by_key.get((fault, phase))
-            lines.append(f'     - {outcome(case) if case else "not run"}')
-    return '\n'.join(lines) + '\n'
 
 
 def main():
@@ -412,7 +358,8 @@ def main():
         tool.Guest.use('fastmig')
         for fault in args.fault or FAULTS:
             for phase in args.phase or PHASES:
-                if (phase, fault) in done:
+                if ((phase, fault) in done or
+                        (phase, fault) in faults_report.NOTHING_THERE):
                     continue
                 try:
                     case = run(phase, fault)
@@ -422,10 +369,11 @@ def main():
                 cases.append(case)
                 with open(args.cases, 'a') as file:
                     file.write(json.dumps(case) + '\n')
-                print(f'{phase}, {fault}: {case.get("error") or outcome(case)}'
-                      f' ({case.get("again")})', flush=True)
+                words = case.get('error') or faults_report.outcome(case)
+                print(f'{phase}, {fault}: {words} ({case.get("again")})',
+                      flush=True)
     if args.table:
-        args.table.write_text(table(cases))
+        args.table.write_text(faults_report.table(cases, FAULTS, PHASES))
     return 1 if any(case['problems'] for case in cases) else 0
 
 

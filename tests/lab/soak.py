@@ -28,6 +28,7 @@ import libvirt
 
 from tests.lab import base
 from tests.lab import faults
+from tests.lab import faults_report
 from tests.lab import hosts
 from tests.lab import tool
 
@@ -62,7 +63,7 @@ def count(guests: list[tool.Guest]) -> dict:
               for what, number in _count_on(host).items()}
     counts['ports'] = len(list(guests[0].cloud.network.ports()))
     counts['allocations'] = sum(
-        len(faults._allocations(guest, guest.uuid)) for guest in guests)
+        len(faults.allocations(guest, guest.uuid)) for guest in guests)
     return counts
 
 
@@ -77,7 +78,7 @@ def migrate(guest: tool.Guest) -> dict:
     status = guest.finished_migration().status
     return {'server': guest._name, 'source': source, 'status': status,
             'seconds': round(time.monotonic() - began_s, 1),
-            'problems': faults.problems(faults.state(guest))}
+            'problems': faults_report.problems(faults.state(guest))}
 
 
 def main():
