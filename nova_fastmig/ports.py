@@ -270,11 +270,19 @@ class Bindings:
         self._port_ids = [vif.port_id for vif in _vifs(migrate_data)]
         self._source = source
         self._destination = destination
-        self._client = (neutron.get_client(context, admin=True)
-                        if self._port_ids else None)
+        self._client = self._make_client(context) if self._port_ids else None
         self._thread: threading.Thread | None = None
         self._began_s = 0.0
         self._took_ms: float | None = None
+
+    def _make_client(self, context):
+        """:returns: None if Neutron cannot be reached now"""
+        try:
+            return neutron.get_client(context, admin=True)
+        except Exception as error:
+            LOG.warning("Only Nova's post step will bind the ports to %s: %s",
+                        self._destination, error, instance=self._instance)
+            return None
 
     def _bind_to(self, host: str) -> None:
         for port_id in self._port_ids:
@@ -304,7 +312,7 @@ class Bindings:
         To be called when the source has given the guest away, and not later:
         Neutron takes longer than the rest of the switchover.
         """
-        if self._port_ids and self._thread is None:
+        if self._client is not None and self._thread is None:
             self._began_s = time.monotonic()
             self._thread = threading.Thread(
                 target=self._run, name='port-bindings', daemon=True)

@@ -247,6 +247,15 @@ class TestBindings(base.BaseTestCase):
         self.assertIsNone(bindings.wait())
         self.client.assert_not_called()
 
+    def test_no_client(self):
+        self.client.side_effect = Exception('keystone is away')
+        bindings = ports.Bindings(None, mock.Mock(), data(vif()), 'src',
+                                  'dest')
+        bindings.activate()
+        self.assertIsNone(bindings.wait())
+        bindings.back_to_source()
+        self.assertEqual([], self.hosts())
+
     def test_neutron_fails(self):
         self.start.side_effect = Exception('away')
         self.bindings.activate()
