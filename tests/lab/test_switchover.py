@@ -69,6 +69,9 @@ class WatchdogTest(base.LabTest):
                     timeout_s=30)
             repair()
             self.assertEqual('cancelled', self.finished_migration().status)
+        # The destination learns of it by itself.
+        base.wait_until('the destination has given up', lambda:
+                        self.domain_state('compute2') is None)
         self.assert_on('compute1')
         self.assert_unharmed(probe)
         self.assertGreater(probe.result['blackout_ms'],
