@@ -142,7 +142,7 @@ class TestStack(TestCase):
             'systemctl restart libvirtd-tcp.socket',
             '\nstart_service libvirtd',
             '# Initializing nova-fastmig', 'flavor create', 'flavor set',
-            'fastmig:no_such_key', 'setpriv')
+            'fastmig:no_such_key', 'setpriv', 'wait_for_traits.py')
 
     def test_nova_conf(self):
         self.stack()
@@ -246,7 +246,7 @@ class TestHosts(TestCase):
         log = self.stack(CONTROLLER)
         self.assertIn('setup_develop', log)
         self.assertIn('flavor create', log)
-        for never in ('qemu', 'systemctl', 'libvirtd', 'setpriv'):
+        for never in ('qemu', 'systemctl', 'libvirtd', 'setpriv', 'traits'):
             self.assertNotIn(never, log.replace('fastmig:qemu', ''))
         conf = self.conf()
         self.assertNotIn('fastmig', conf)
@@ -255,7 +255,8 @@ class TestHosts(TestCase):
 
     def test_compute(self):
         log = self.stack(COMPUTE)
-        self.assert_order(log, 'setup_develop', 'qemu_install\n', 'setpriv')
+        self.assert_order(log, 'setup_develop', 'qemu_install\n', 'setpriv',
+                          'wait_for_traits.py')
         self.assertNotIn('openstack', log)
         self.assertEqual('fastmig.FastMigDriver',
                          self.conf()['DEFAULT']['compute_driver'])
@@ -600,6 +601,26 @@ class TestHost(TestCase):
         self.assertIn('this host is not ready', self.errors)
         self.assertIn(f'nova-fastmig --config-file '
                       f'{self.place}/etc/nova/nova-cpu.conf check', log)
+
+    def traits(self, log):
+        line, = (line for line in log.splitlines()
+                 if 'wait_for_traits.py' in line)
+        return line.split('wait_for_traits.py ')[1]
+
+    def test_traits(self):
+        log = self.stack(COMPUTE)
+        self.assertEqual(
+            f'--cloud devstack-admin --timeout 77 '
+            f'{self.place}/stack/data/nova/compute_id CUSTOM_FASTMIG '
+            f'CUSTOM_FASTMIG_QEMU', self.traits(log))
+        log = self.stack(COMPUTE, FASTMIG_QEMU_MODE='distro')
+        self.assertTrue(self.traits(log).endswith(' CUSTOM_FASTMIG'), log)
+        log = self.stack(COMPUTE, NOVA_CPU_UUID='uuid')
+        self.assertIn(f' {self.place}/etc/nova/compute_id ', self.traits(log))
+
+    def test_traits_are_missing(self):
+        self.stack(COMPUTE, status=1, environment={'STANDIN_TRAITS': '1'})
+        self.assertIn('nova-compute does not run with the driver', self.errors)
 
 
 class TestWayBack(TestCase):
