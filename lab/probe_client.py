@@ -36,15 +36,19 @@ class Probe:
     :param program: the probe's path
     :param port: openstack.network.v2.port.Port of the server
     :param rate: probes per second
+    :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
+        now on; None: as it does
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10):
+                 answer_within_s=10, rewrite_mib_per_s=None):
         self._command = [
             str(program), '--interface', INTERFACE, '--source', SOURCE,
             '--mac', port.mac_address,
             '--destination', port.fixed_ips[0]['ip_address'],
             '--rate', str(rate), '--answer-within', str(answer_within_s)]
+        if rewrite_mib_per_s is not None:
+            self._command += ['--rewrite', str(rewrite_mib_per_s)]
         self.result = None
 
     def __enter__(self):

@@ -21,9 +21,14 @@
  *                    and next to them: how far their figures may be off
  *   counter_continuous  one boot id throughout, and its count of forwarded
  *                    probes grew with each answer
+ *   reordered        answers that came after one to a later probe
  *   unreturned       probes that the guest forwarded between the first and
  *                    the last answer and whose answer never arrived
  *   corruptions      wrong memory words that the guest has found
+ *   pages_verified   that it has rewritten and verified since it booted;
+ *                    first_pages_verified: by the first answer, which
+ *                    together with last_guest_ns - first_guest_ns, its own
+ *                    clock, tells how fast it is
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -62,6 +67,7 @@ struct options {
 	unsigned rate_per_s;
 	unsigned seconds;
 	unsigned answer_within_s; /* 0: wait for ever */
+	int64_t rewrite_mib_per_s; /* less than 0: the guest's own */
 };
 
 struct probe {
@@ -72,12 +78,13 @@ struct guest {
 	bool seen, continuous;
 	uint8_t first_boot_id[BOOT_ID_BYTES], last_boot_id[BOOT_ID_BYTES];
 	uint64_t first_counter, last_counter;
-	uint64_t corruptions, pages_verified;
+	uint64_t corruptions, first_pages_verified, pages_verified;
+	uint64_t first_ns, last_ns;
 };
 
 static struct probe *probes;
 static struct guest guest = { .continuous = true };
-static uint64_t session, capacity, duplicates;
+static uint64_t session, capacity, duplicates, reordered, newest;
 static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
 
@@ -175,6 +182,7 @@ static void make_frame(struct probe_frame *f, const struct options *o,
 	f->udp.len = htons(sizeof(f->udp) + sizeof(f->payload));
 	f->payload.magic = PROBE_MAGIC;
 	f->payload.session = session;
+	f->payload.rewrite_mib_per_s = o->rewrite_mib_per_s;
 }
 
 /* ---- receiving ------------------------------------------------------ */
@@ -189,11 +197,17 @@ static void account(const struct probe_payload *p, int64_t now_ns)
 	} else {
 		probes[p->sequence].received_ns = now_ns;
 		received++;
+		if (p->sequence < newest)
+			reordered++;
+		else
+			newest = p->sequence;
 	}
 	if (!guest.seen) {
 		guest.seen = true;
 		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
 		guest.first_counter = p->counter;
+		guest.first_pages_verified = p->pages_verified;
+		guest.first_ns = p->guest_ns;
 		fputs("ready\n", stderr);
 	} else if (memcmp(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES)
 		   || p->counter <= guest.last_counter) {
@@ -203,6 +217,7 @@ static void account(const struct probe_payload *p, int64_t now_ns)
 	guest.last_counter = p->counter;
 	guest.corruptions = p->corruptions;
 	guest.pages_verified = p->pages_verified;
+	guest.last_ns = p->guest_ns;
 }
 
 static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
@@ -398,8 +413,9 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	qsort(rtts, n, sizeof(*rtts), compare);
 
 	printf("{\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
-	       "\"duplicates\": %lu, \"period_ms\": %.3f, ",
-	       sent, received, sent - received, duplicates, period_ns / 1e6);
+	       "\"duplicates\": %lu, \"reordered\": %lu, \"period_ms\": %.3f, ",
+	       sent, received, sent - received, duplicates, reordered,
+	       period_ns / 1e6);
 	blackout = longest_lost_run(sent, period_ns);
 	gap = longest_gap(arrivals);
 	print_longest("blackout", blackout, offset_ns);
@@ -420,13 +436,16 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	print_boot_id("last_boot_id", guest.last_boot_id);
 	printf("\"first_counter\": %lu, \"last_counter\": %lu, "
 	       "\"unreturned\": %ld, \"counter_continuous\": %s, "
-	       "\"corruptions\": %lu, \"pages_verified\": %lu, "
+	       "\"corruptions\": %lu, \"first_pages_verified\": %lu, "
+	       "\"pages_verified\": %lu, \"first_guest_ns\": %lu, "
+	       "\"last_guest_ns\": %lu, "
 	       "\"clock_step_ms\": %.3f}\n",
 	       guest.first_counter, guest.last_counter,
 	       guest.seen ? (long)(guest.last_counter - guest.first_counter
 				   + 1 - received - duplicates) : 0,
 	       guest.seen && guest.continuous ? "true" : "false",
-	       guest.corruptions, guest.pages_verified,
+	       guest.corruptions, guest.first_pages_verified,
+	       guest.pages_verified, guest.first_ns, guest.last_ns,
 	       (realtime_offset_ns() - offset_ns) / 1e6);
 	free(arrivals);
 	free(rtts);
@@ -437,7 +456,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 static const char usage[] =
 	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
-	"             [--answer-within SECONDS]\n"
+	"             [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
 static unsigned number(const char *name, unsigned low, unsigned high)
@@ -467,9 +486,11 @@ static struct options parse(int argc, char **argv)
 		{ "rate", required_argument, NULL, 'r' },
 		{ "seconds", required_argument, NULL, 't' },
 		{ "answer-within", required_argument, NULL, 'a' },
+		{ "rewrite", required_argument, NULL, 'w' },
 		{ 0 },
 	};
-	struct options o = { .rate_per_s = 1000, .seconds = 600 };
+	struct options o = { .rate_per_s = 1000, .seconds = 600,
+			     .rewrite_mib_per_s = -1 };
 	bool have_mac = false;
 	int c;
 
@@ -498,6 +519,9 @@ static struct options parse(int argc, char **argv)
 			break;
 		case 'a':
 			o.answer_within_s = number("answer-within", 1, 3600);
+			break;
+		case 'w':
+			o.rewrite_mib_per_s = number("rewrite", 0, 100000);
 			break;
 		default:
 			fputs(usage, stderr);

@@ -61,11 +61,11 @@ class ProbeTest(base.BaseTestCase):
                                     str(MEMORY_MIB), str(MEMORY_MIB))
         # its first heartbeat
         self.assertIn('corruptions 0', self.forwarder.stdout.readline())
-        self.probe = self.start(
-            self.near, build / 'probe', '--interface', 'near', '--mac', mac,
+        self.command = [
+            build / 'probe', '--interface', 'near', '--mac', mac,
             '--source', '192.0.2.1', '--destination', '192.0.2.2',
-            '--answer-within', '5')
-        self.assertEqual('ready\n', self.probe.stderr.readline())
+            '--answer-within', '5']
+        self.start_probe()
 
     def start(self, namespace, *command):
         process = subprocess.Popen(
@@ -74,6 +74,16 @@ class ProbeTest(base.BaseTestCase):
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process
+
+    def start_probe(self, *arguments):
+        self.probe = self.start(self.near, *self.command, *arguments)
+        self.assertEqual('ready\n', self.probe.stderr.readline())
+
+    def rewritten_mib_per_s(self):
+        result = self.result()
+        return ((result['pages_verified'] - result['first_pages_verified'])
+                * PAGE / 2**20 * 1e9 /
+                (result['last_guest_ns'] - result['first_guest_ns']))
 
     def result(self):
         self.probe.send_signal(signal.SIGTERM)
@@ -84,6 +94,7 @@ class ProbeTest(base.BaseTestCase):
         result = self.result()
         self.assertEqual(result['sent'], result['received'])
         self.assertEqual(0, result['blackout_ms'])
+        self.assertEqual(0, result['reordered'])
         self.assertEqual(result['first_boot_id'], result['last_boot_id'])
         self.assertEqual(
             pathlib.Path('/proc/sys/kernel/random/boot_id').read_text(),
@@ -113,6 +124,17 @@ class ProbeTest(base.BaseTestCase):
         self.assertEqual(0, result['lost'])
         self.assertGreaterEqual(result['gap_ms'], 99)
         self.assertGreaterEqual(result['rtt_max_ms'], 95)
+
+    def test_the_guest_rewrites_as_fast_as_it_is_told(self):
+        time.sleep(0.5)
+        self.assertGreater(self.rewritten_mib_per_s(), MEMORY_MIB / 4)
+        self.start_probe('--rewrite', '0')
+        time.sleep(0.5)
+        # the first answer may come from before the guest did as it was told
+        self.assertLess(self.rewritten_mib_per_s(), 1)
+        self.start_probe('--rewrite', str(4 * MEMORY_MIB))
+        time.sleep(0.5)
+        self.assertGreater(self.rewritten_mib_per_s(), 1.5 * MEMORY_MIB)
 
     def find_block(self, memory):
         """Address of the memory that the forwarder verifies.
