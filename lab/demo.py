@@ -379,7 +379,8 @@ def _accelerator(server_id):
                      f'{", ".join(COMPUTES)}')
 
 
-def _machine(server_id):
+def machine():
+    """What migrations are measured on here, but for what runs the guests."""
     with contextlib.closing(_libvirt(COMPUTES[0])) as connection:
         return {
             'cpu': _first('/proc/cpuinfo', r'^model name\s*: (.*)$'),
@@ -387,7 +388,6 @@ def _machine(server_id):
             'memory_mib':
                 int(_first('/proc/meminfo', r'^MemTotal: *(\d+)')) // 1024,
             'kernel': os.uname().release,
-            'accel': _accelerator(server_id),
             'qemu': _version(connection.getVersion()),
             'libvirt': _version(connection.getLibVersion()),
             'nova': importlib.metadata.version('nova'),
@@ -401,7 +401,8 @@ def report(cloud, args):
     if not file.exists():
         raise SystemExit('there was no migration to report on')
     runs = [json.loads(line) for line in file.read_text().splitlines()]
-    document = {'machine': _machine(runs[0]['server_id']), 'runs': runs,
+    document = {'machine': {**machine(), 'accel': _accelerator(
+        runs[0]['server_id'])}, 'runs': runs,
                 'summary': (variants_report if args.variants
                             else demo_report).summarize(runs)}
     with open(args.directory / 'demo.json', 'w') as file:

@@ -22,11 +22,10 @@ import statistics
 
 import prettytable
 
+from nova_fastmig.bench import scenario
 from nova_fastmig import report
 
-# Around the blackout, a probe sent this much too late says more about the
-# machine than about the migration.
-MAX_STALL_MS = 5
+MAX_STALL_MS = scenario.MAX_STALL_MS
 
 METRICS = (
     # key, title

@@ -46,8 +46,8 @@ class Monitor:
         :raises: qemu.qmp.ConnectError
         """
         self.qmp.register_listener(self._listener)
-        self._tasks.append(asyncio.create_task(self._read_events()))
         await self.qmp.connect(address)
+        self._tasks.append(asyncio.create_task(self._read_events()))
         self._tasks.append(asyncio.create_task(self._watch_session()))
 
     async def _watch_session(self):

@@ -30,6 +30,9 @@ import typing as ty
 from nova_fastmig import exception
 
 VERSION = 1
+# Around the blackout, a packet sent this much too late says more about the
+# machine than about the migration.
+MAX_STALL_MS = 5
 
 
 class BadResults(exception.FastMigError):
@@ -328,6 +331,16 @@ class Run:
     probe_stall_ms: float = 0
     # downtime limits that the schedule set, as (ms after the start, limit)
     limits_ms: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def stalled(self) -> bool:
+        """The generator itself was held up: the figures say too little."""
+        return self.probe_stall_ms > MAX_STALL_MS
+
+    @property
+    def counted(self) -> bool:
+        """Its figures are part of what is said about its scenario."""
+        return not self.failures and not self.stalled
 
 
 @dataclasses.dataclass(frozen=True)
