@@ -55,6 +55,10 @@ OPTIONS: dict[scenario.Option, tuple[set, set, dict]] = {
 RDMA_DEVICES = pathlib.Path('/sys/class/infiniband')
 
 
+def has_rdma_device() -> bool:
+    return RDMA_DEVICES.is_dir() and any(RDMA_DEVICES.iterdir())
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the two QEMUs are set to for a contender."""
@@ -246,7 +250,7 @@ class QemuRig:
             return (f'a working set of {turn.guest.working_set_mib} MiB: the '
                     f"guest's image has {lab_.WORKING_SET_MIB} MiB")
         if (scenario.Option.RDMA in turn.contender.options and
-                not (RDMA_DEVICES.is_dir() and any(RDMA_DEVICES.iterdir()))):
+                not has_rdma_device()):
             return f'no RDMA device ({RDMA_DEVICES})'
         unknown = set(turn.contender.options) - OPTIONS.keys()
         if unknown:
