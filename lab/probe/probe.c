@@ -3,6 +3,10 @@
  * probe: measure from outside how long a migration keeps packets from a guest
  * that runs the lab's forwarder, and whether the guest lives on unharmed.
  *
+ * With --far the guest is any forwarder between two ports, say DPDK's testpmd:
+ * frames of 64 bytes go out at --interface and come back at the other one. They
+ * are not stamped then, so nothing is known of the guest itself.
+ *
  * It sends one frame per period to the guest's MAC address and waits for the
  * forwarder's answer. Sending is paced on absolute CLOCK_MONOTONIC times;
  * arrivals carry the kernel's time stamp, so they do not depend on when this
@@ -59,15 +63,28 @@
 #define NS_PER_S 1000000000LL
 #define GRACE_NS (NS_PER_S / 2) /* for answers to the last probes */
 #define UDP_PORT 7 /* echo */
+#define FAR_ETHERTYPE 0x88b5 /* for experiments */
+#define FAR_FRAME_BYTES 60 /* 64 with the checksum */
 
 struct options {
 	const char *interface;
+	const char *far; /* where frames come back; NULL: at the same one */
 	struct ether_addr mac;
 	struct in_addr source, destination;
 	unsigned rate_per_s;
 	unsigned seconds;
 	unsigned answer_within_s; /* 0: wait for ever */
 	int64_t rewrite_mib_per_s; /* less than 0: the guest's own */
+};
+
+/* without --far and with it; of the latter's payload, only what is in
+ * FAR_FRAME_BYTES */
+union frame {
+	struct probe_frame near;
+	struct {
+		struct ether_header eth;
+		struct probe_payload payload;
+	} __attribute__((packed)) far;
 };
 
 struct probe {
@@ -118,11 +135,23 @@ static void use_fifo(int priority)
 
 /* ---- the network ---------------------------------------------------- */
 
-static int open_interface(const char *name, uint8_t mac[ETH_ALEN])
+static size_t frame_bytes(const struct options *o)
+{
+	return o->far ? FAR_FRAME_BYTES : sizeof(struct probe_frame);
+}
+
+static struct probe_payload *payload_of(union frame *f,
+					const struct options *o)
+{
+	return o->far ? &f->far.payload : &f->near.payload;
+}
+
+static int open_interface(const char *name, uint16_t ethertype,
+			  uint8_t mac[ETH_ALEN])
 {
 	struct sockaddr_ll address = {
 		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ETH_P_IP),
+		.sll_protocol = htons(ethertype),
 		.sll_ifindex = if_nametoindex(name),
 	};
 	struct ifreq request = { 0 };
@@ -158,9 +187,11 @@ static uint16_t ip_checksum(const struct iphdr *ip)
 	return ~sum;
 }
 
-static void make_frame(struct probe_frame *f, const struct options *o,
+static void make_frame(union frame *frame, const struct options *o,
 		       const uint8_t own_mac[ETH_ALEN])
 {
+	struct probe_payload *payload = payload_of(frame, o);
+	struct probe_frame *f = &frame->near;
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
@@ -172,26 +203,52 @@ static void make_frame(struct probe_frame *f, const struct options *o,
 		.daddr = o->destination.s_addr,
 	};
 
-	memset(f, 0, sizeof(*f));
+	memset(frame, 0, sizeof(*frame));
 	memcpy(f->eth.ether_dhost, &o->mac, ETH_ALEN);
 	memcpy(f->eth.ether_shost, own_mac, ETH_ALEN);
+	payload->magic = PROBE_MAGIC;
+	payload->session = session;
+	payload->rewrite_mib_per_s = o->rewrite_mib_per_s;
+	if (o->far) {
+		f->eth.ether_type = htons(FAR_ETHERTYPE);
+		return;
+	}
 	f->eth.ether_type = htons(ETHERTYPE_IP);
 	ip.check = ip_checksum(&ip);
 	f->ip = ip;
 	f->udp.source = f->udp.dest = htons(UDP_PORT);
 	f->udp.len = htons(sizeof(f->udp) + sizeof(f->payload));
-	f->payload.magic = PROBE_MAGIC;
-	f->payload.session = session;
-	f->payload.rewrite_mib_per_s = o->rewrite_mib_per_s;
 }
 
 /* ---- receiving ------------------------------------------------------ */
 
-static void account(const struct probe_payload *p, int64_t now_ns)
+static void account_guest(const struct probe_payload *p)
+{
+	if (!guest.seen) {
+		guest.seen = true;
+		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
+		guest.first_counter = p->counter;
+		guest.first_pages_verified = p->pages_verified;
+		guest.first_ns = p->guest_ns;
+	} else if (memcmp(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES)
+		   || p->counter <= guest.last_counter) {
+		guest.continuous = false;
+	}
+	memcpy(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES);
+	guest.last_counter = p->counter;
+	guest.corruptions = p->corruptions;
+	guest.pages_verified = p->pages_verified;
+	guest.last_ns = p->guest_ns;
+}
+
+static void account(const struct probe_payload *p, int64_t now_ns,
+		    bool stamped)
 {
 	if (p->magic != PROBE_MAGIC || p->session != session
-	    || p->sequence >= capacity || !p->counter)
+	    || p->sequence >= capacity || (stamped && !p->counter))
 		return;
+	if (!received)
+		fputs("ready\n", stderr);
 	if (probes[p->sequence].received_ns) {
 		duplicates++;
 	} else {
@@ -202,22 +259,8 @@ static void account(const struct probe_payload *p, int64_t now_ns)
 		else
 			newest = p->sequence;
 	}
-	if (!guest.seen) {
-		guest.seen = true;
-		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
-		guest.first_counter = p->counter;
-		guest.first_pages_verified = p->pages_verified;
-		guest.first_ns = p->guest_ns;
-		fputs("ready\n", stderr);
-	} else if (memcmp(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES)
-		   || p->counter <= guest.last_counter) {
-		guest.continuous = false;
-	}
-	memcpy(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES);
-	guest.last_counter = p->counter;
-	guest.corruptions = p->corruptions;
-	guest.pages_verified = p->pages_verified;
-	guest.last_ns = p->guest_ns;
+	if (stamped)
+		account_guest(p);
 }
 
 static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
@@ -232,6 +275,7 @@ static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
 }
 
 struct receiver {
+	const struct options *options;
 	int socket;
 	int64_t offset_ns;
 };
@@ -240,7 +284,7 @@ static void *receive(void *arg)
 {
 	const struct receiver *r = arg;
 	struct pollfd readable = { .fd = r->socket, .events = POLLIN };
-	struct probe_frame frame;
+	union frame frame;
 	char control[256];
 
 	use_fifo(51);
@@ -257,10 +301,12 @@ static void *receive(void *arg)
 		if (poll(&readable, 1, 100) <= 0)
 			continue;
 		n = recvmsg(r->socket, &message, 0);
-		if (n == (ssize_t)sizeof(frame)
-		    && frame.ip.protocol == IPPROTO_UDP)
-			account(&frame.payload,
-				arrival_ns(&message, r->offset_ns));
+		if (n == (ssize_t)frame_bytes(r->options)
+		    && (r->options->far
+			|| frame.near.ip.protocol == IPPROTO_UDP))
+			account(payload_of(&frame, r->options),
+				arrival_ns(&message, r->offset_ns),
+				!r->options->far);
 	}
 	return NULL;
 }
@@ -278,8 +324,8 @@ static void sleep_until(int64_t ns)
 
 /* After a stall the overdue probes go out at once: none is left out, so a
  * run of lost ones still counts periods. */
-static uint64_t send_probes(int s, struct probe_frame *frame,
-			    int64_t period_ns, unsigned answer_within_s)
+static uint64_t send_probes(int s, union frame *frame,
+			    const struct options *o, int64_t period_ns)
 {
 	int64_t due_ns = clock_ns(CLOCK_MONOTONIC) + period_ns;
 	uint64_t n;
@@ -288,14 +334,14 @@ static uint64_t send_probes(int s, struct probe_frame *frame,
 		sleep_until(due_ns);
 		if (stop)
 			break;
-		if (answer_within_s && !received
-		    && n * period_ns > answer_within_s * NS_PER_S)
-			errx(1, "no answer within %u s", answer_within_s);
-		frame->payload.sequence = n;
+		if (o->answer_within_s && !received
+		    && n * period_ns > o->answer_within_s * NS_PER_S)
+			errx(1, "no answer within %u s", o->answer_within_s);
+		payload_of(frame, o)->sequence = n;
 		probes[n].due_ns = due_ns;
 		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
 		/* a full queue or a link that is down is a lost probe */
-		if (send(s, frame, sizeof(*frame), 0) < 0
+		if (send(s, frame, frame_bytes(o), 0) < 0
 		    && errno != ENOBUFS && errno != ENETDOWN)
 			err(1, "send");
 	}
@@ -395,7 +441,8 @@ static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
 	printf("\", ");
 }
 
-static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
+static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
+			 bool stamped)
 {
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
@@ -443,7 +490,8 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	       guest.first_counter, guest.last_counter,
 	       guest.seen ? (long)(guest.last_counter - guest.first_counter
 				   + 1 - received - duplicates) : 0,
-	       guest.seen && guest.continuous ? "true" : "false",
+	       !stamped ? "null" : guest.seen && guest.continuous
+	       ? "true" : "false",
 	       guest.corruptions, guest.first_pages_verified,
 	       guest.pages_verified, guest.first_ns, guest.last_ns,
 	       (realtime_offset_ns() - offset_ns) / 1e6);
@@ -457,6 +505,7 @@ static const char usage[] =
 	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
 	"             [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
+	"       probe --interface NAME --far NAME --mac GUEST_MAC [--rate ...]\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
 static unsigned number(const char *name, unsigned low, unsigned high)
@@ -480,6 +529,7 @@ static struct options parse(int argc, char **argv)
 {
 	static const struct option names[] = {
 		{ "interface", required_argument, NULL, 'i' },
+		{ "far", required_argument, NULL, 'f' },
 		{ "mac", required_argument, NULL, 'm' },
 		{ "source", required_argument, NULL, 's' },
 		{ "destination", required_argument, NULL, 'd' },
@@ -498,6 +548,9 @@ static struct options parse(int argc, char **argv)
 		switch (c) {
 		case 'i':
 			o.interface = optarg;
+			break;
+		case 'f':
+			o.far = optarg;
 			break;
 		case 'm':
 			have_mac = ether_aton_r(optarg, &o.mac);
@@ -527,8 +580,8 @@ static struct options parse(int argc, char **argv)
 			fputs(usage, stderr);
 			exit(2);
 		}
-	if (optind != argc || !o.interface || !have_mac || !o.source.s_addr
-	    || !o.destination.s_addr) {
+	if (optind != argc || !o.interface || !have_mac
+	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr))) {
 		fputs(usage, stderr);
 		exit(2);
 	}
@@ -539,12 +592,13 @@ int main(int argc, char **argv)
 {
 	struct options o = parse(argc, argv);
 	struct sigaction action = { .sa_handler = on_signal };
-	struct receiver receiver;
-	struct probe_frame frame;
+	struct receiver receiver = { .options = &o };
+	union frame frame;
 	uint8_t own_mac[ETH_ALEN];
 	int64_t period_ns = NS_PER_S / o.rate_per_s;
 	pthread_t thread;
 	uint64_t sent;
+	int sender;
 
 	capacity = (uint64_t)o.rate_per_s * o.seconds;
 	probes = calloc(capacity, sizeof(*probes));
@@ -552,7 +606,11 @@ int main(int argc, char **argv)
 		err(1, "memory for %lu probes", capacity);
 	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
 		err(1, "getrandom");
-	receiver.socket = open_interface(o.interface, own_mac);
+	receiver.socket = o.far
+		? open_interface(o.far, FAR_ETHERTYPE, own_mac) : -1;
+	sender = open_interface(o.interface, ETH_P_IP, own_mac);
+	if (!o.far)
+		receiver.socket = sender;
 	receiver.offset_ns = realtime_offset_ns();
 	make_frame(&frame, &o, own_mac);
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
@@ -564,11 +622,10 @@ int main(int argc, char **argv)
 	if (errno)
 		err(1, "pthread_create");
 	use_fifo(50);
-	sent = send_probes(receiver.socket, &frame, period_ns,
-			   o.answer_within_s);
+	sent = send_probes(sender, &frame, &o, period_ns);
 	usleep(GRACE_NS / 1000);
 	finished = true;
 	pthread_join(thread, NULL);
-	print_result(sent, period_ns, receiver.offset_ns);
+	print_result(sent, period_ns, receiver.offset_ns, !o.far);
 	return 0;
 }

@@ -179,7 +179,9 @@ class BenchRun(command.Command):
                 def keep(made):
                     engine.save(parsed_args.output, made)
                     progress.show(made)
-                results = engine.run(results, rigs, keep, lab_.now)
+                results = engine.run(
+                    results, lambda turn: rigs[turn.contender.control], keep,
+                    lab_.now)
         finally:
             # as lab/demo and the tests expect it
             lab.run('use-driver', 'fastmig')

@@ -117,17 +117,18 @@ def _failed(turn: scenario.Turn, error: Exception, time: str
 
 
 def run(results: scenario.Results,
-        rigs: Mapping[scenario.Control, Rig],
+        rig_for: Callable[[scenario.Turn], Rig],
         on_results: Callable[[scenario.Results], None],
         now: Callable[[], str]) -> scenario.Results:
     """Run what is missing.
 
+    :param rig_for: who migrates in a turn
     :param on_results: gets the results after each migration
     :param now: the time as ISO 8601
     :returns: the results with everything
     """
     for turn in results.comparison.remaining(results.done):
-        rig = rigs[turn.contender.control]
+        rig = rig_for(turn)
         obstacle = rig.obstacle(turn)
         if obstacle is not None:
             results = dataclasses.replace(results, not_run={

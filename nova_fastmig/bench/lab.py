@@ -270,10 +270,10 @@ def steps_ms(blackout: dict[str, ty.Any] | None) -> dict[str, float]:
 
 
 class Directions:
-    """Which host a guest is on: it goes there and back."""
+    """Which side a guest is on: it goes there and back."""
 
-    def __init__(self) -> None:
-        self._pairs = itertools.cycle([COMPUTES, COMPUTES[::-1]])
+    def __init__(self, sides: tuple[str, str] = COMPUTES) -> None:
+        self._pairs = itertools.cycle([sides, sides[::-1]])
 
     def next(self) -> tuple[str, str]:
         """(source, destination) of the next migration."""

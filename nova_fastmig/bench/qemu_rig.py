@@ -115,28 +115,31 @@ def steps_ms(times: dict[str, int]) -> dict[str, float]:
 
 
 class QemuGuest:
-    """A guest on one of two QEMUs; ``run`` runs a coroutine to its end."""
+    """A guest on one of two QEMUs.
 
-    def __init__(self, rig: 'QemuRig', turn: scenario.Turn, disk: str, run):
-        self._rig, self._turn, self._disk, self._run = rig, turn, disk, run
-        self._directions = lab_.Directions()
+    :param rig: starts and ends QEMUs, see QemuRig
+    :param run: runs a coroutine to its end
+    """
+
+    def __init__(self, rig: ty.Any, turn: scenario.Turn, run):
+        self._rig, self._turn, self._run = rig, turn, run
+        self._directions = lab_.Directions(rig.sides)
         self._rule = schedules.rule(turn.contender.schedule,
                                     turn.contender.downtime_limit_ms)
-        self._here = run(rig.start(lab_.COMPUTES[0], turn, disk))
+        self._here = run(rig.start(rig.sides[0], turn))
         self._there: monitor.Monitor | None = None
         # of the present migration
         self._limits: list[tuple[float, int]] = []
         self._throttle_percent = 0
 
-    async def _prepare(self, ip: str) -> None:
+    async def _prepare(self, uri: str) -> None:
         wanted = settings(self._turn.contender)
         limit = {'downtime-limit': self._rule.initial_ms}
         await self._here.configure_migration(
             wanted.both | wanted.source, wanted.parameters | limit)
         await self._there.configure_migration(
             wanted.both, wanted.parameters)
-        await self._there.command('migrate-incoming',
-                                  uri=f'tcp:{ip}:{MIGRATION_PORT}')
+        await self._there.command('migrate-incoming', uri=uri)
 
     async def _end(self, seen: int) -> None:
         status = None
@@ -149,10 +152,10 @@ class QemuGuest:
                                   f'{info.get("error-desc", "no reason")}')
         await self._there.wait_event('RESUME')
 
-    async def _migrate(self, ip: str):
+    async def _migrate(self, uri: str):
         first = len(self._here.events)
         seen = len(self._here.migration_statuses)
-        await self._here.command('migrate', uri=f'tcp:{ip}:{MIGRATION_PORT}')
+        await self._here.command('migrate', uri=uri)
         follow = asyncio.create_task(self._follow())
         try:
             async with asyncio.timeout(lab_.MIGRATION_TIMEOUT_S):
@@ -196,31 +199,30 @@ class QemuGuest:
     def migrate(self, key: scenario.Key,
                 workload: scenario.Workload) -> scenario.Run:
         source, destination = self._directions.next()
-        ip = lab_.MANAGEMENT_IP[destination]
-        lab = self._rig.lab
-        self._there = self._run(self._rig.start(
-            destination, self._turn, self._disk, '-incoming', 'defer'))
+        rig = self._rig
+        uri = rig.uri(destination)
         with monitored():
-            self._run(self._prepare(ip))
-            with lab_.watched(lab, ADDRESS, workload) as (probe, cpu):
+            self._there = self._run(rig.start(
+                destination, self._turn, '-incoming', 'defer'))
+            self._run(self._prepare(uri))
+            with rig.watched(workload) as (probe, cpu):
                 started_s, time_text = time.time(), lab_.now()
-                info, stop_s, resume_s = self._run(self._migrate(ip))
+                info, stop_s, resume_s = self._run(self._migrate(uri))
                 ended_s = time.time()
-        self._run(self._rig.end(source, self._here))
+            self._run(rig.end(source, self._here))
         self._here, self._there = self._there, None
-        stood_still_ms = round((resume_s - stop_s) * 1000, 3)
         return scenario.Run(
             key, time_text, source, scenario.Figures(
                 **lab_.packet_figures(probe.result),
-                downtime_qemu_ms=stood_still_ms,
+                downtime_qemu_ms=round((resume_s - stop_s) * 1000, 3),
                 total_qemu_ms=info['total-time'],
                 steps_ms=steps_ms(info.get('x-blackout', {})),
                 bytes_sent=info['ram']['transferred'],
                 iterations=info['ram']['dirty-sync-count'],
                 throttle_percent=self._throttle_percent,
-                **cpu.used(source, started_s, ended_s)),
-            lab.guest_failures(probe.result),
-            probe.result['blackout_stall_ms'], tuple(self._limits))
+                **rig.cpu_figures(cpu, source, started_s, ended_s)),
+            rig.failures(probe.result), probe.result['blackout_stall_ms'],
+            tuple(self._limits))
 
     def close(self) -> None:
         for each in (self._here, self._there):
@@ -237,63 +239,87 @@ def monitored() -> Iterator[None]:
         raise engine.RigError(f'{type(error).__name__}: {error}') from error
 
 
+def option_obstacle(lab: lab_.Lab, contender: scenario.Contender
+                    ) -> str | None:
+    """What a contender asks of QEMU that is not here."""
+    if scenario.Option.RDMA in contender.options and not has_rdma_device():
+        return f'no RDMA device ({RDMA_DEVICES})'
+    unknown = set(contender.options) - OPTIONS.keys()
+    if unknown:
+        return f'no capability for {", ".join(sorted(unknown))}'
+    if (contender.qemu == scenario.Qemu.PATCHED and
+            not lab.has_patched_qemu):
+        return 'the hosts have no patched QEMU: lab/build-qemu builds it'
+    return None
+
+
+async def until_it_listens(address: ty.Any, what: str) -> None:
+    """Wait for a QEMU's monitor: qemu.qmp logs an error where there is none.
+
+    :param address: (host, port), or the path of a socket
+    :raises: engine.RigError
+    """
+    deadline_s = time.monotonic() + QMP_TIMEOUT_S
+    while True:
+        try:
+            _, writer = await (
+                asyncio.open_unix_connection(address)
+                if isinstance(address, str) else
+                asyncio.open_connection(*address))
+            writer.close()
+            await writer.wait_closed()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                raise engine.RigError(f'{what} has no monitor: {error}'
+                                      ) from error
+            await asyncio.sleep(0.1)
+
+
 class QemuRig:
     """QEMU over QMP, on the lab's hosts."""
 
+    sides = lab_.COMPUTES
+
     def __init__(self, lab: lab_.Lab):
         self.lab = lab
+        self._disk: str | None = None
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.data_plane != scenario.DataPlane.KERNEL:
-            return 'the DPDK guest is not part of the lab'
         if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
             return (f'a working set of {turn.guest.working_set_mib} MiB: the '
                     f"guest's image has {lab_.WORKING_SET_MIB} MiB")
-        if (scenario.Option.RDMA in turn.contender.options and
-                not has_rdma_device()):
-            return f'no RDMA device ({RDMA_DEVICES})'
-        unknown = set(turn.contender.options) - OPTIONS.keys()
-        if unknown:
-            return f'no capability for {", ".join(sorted(unknown))}'
-        if (turn.contender.qemu == scenario.Qemu.PATCHED and
-                not self.lab.has_patched_qemu):
-            return 'the hosts have no patched QEMU: lab/build-qemu builds it'
-        return None
+        return option_obstacle(self.lab, turn.contender)
 
-    async def start(self, host: str, turn: scenario.Turn, disk: str,
-                    *arguments: str) -> monitor.Monitor:
+    def uri(self, host: str) -> str:
+        return f'tcp:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'
+
+    def watched(self, workload: scenario.Workload):
+        return lab_.watched(self.lab, ADDRESS, workload)
+
+    def cpu_figures(self, cpu: lab_.CpuRecorder, source: str,
+                    started_s: float, ended_s: float) -> dict[str, float]:
+        return cpu.used(source, started_s, ended_s)
+
+    def failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
+        return self.lab.guest_failures(probed)
+
+    async def start(self, host: str, turn: scenario.Turn, *arguments: str
+                    ) -> monitor.Monitor:
         """Start a QEMU in a host; its monitor.
 
         :raises: engine.RigError
         """
         line = command_line(
             turn.guest, lab_.EMULATOR[turn.contender.qemu],
-            self.lab.accelerator, host, disk)
+            self.lab.accelerator, host, self._disk)
         self.lab.on(host, 'systemd-run', '--quiet', '--collect',
                     f'--unit={NAME}', *line, *arguments)
-        await self._until_it_listens(host)
+        address = lab_.MANAGEMENT_IP[host], QMP_PORT
         made = monitor.Monitor(f'{turn.contender.qemu} QEMU on {host}')
-        await made.connect((lab_.MANAGEMENT_IP[host], QMP_PORT))
+        await until_it_listens(address, made.name)
+        await made.connect(address)
         return made
-
-    async def _until_it_listens(self, host: str) -> None:
-        # qemu.qmp logs an error for a connection that is refused
-        deadline_s = time.monotonic() + QMP_TIMEOUT_S
-        while True:
-            try:
-                _, writer = await asyncio.open_connection(
-                    lab_.MANAGEMENT_IP[host], QMP_PORT)
-                writer.close()
-                await writer.wait_closed()
-                return
-            except OSError as error:
-                if time.monotonic() > deadline_s:
-                    said = self.lab.on(host, 'journalctl', '--no-pager',
-                                       f'--unit={NAME}', '--lines=5')
-                    raise engine.RigError(
-                        f'{host}: QEMU has no monitor: {error}: {said}'
-                    ) from error
-                await asyncio.sleep(0.1)
 
     async def end(self, host: str, ended: monitor.Monitor) -> None:
         """End the QEMU that the guest has left."""
@@ -315,12 +341,12 @@ class QemuRig:
                       'ip tuntap add "$1" mode tap vnet_hdr; '
                       'ip link set "$1" up; '
                       'ovs-vsctl --may-exist add-port br-data "$1"')
-        disk = self.lab.place_disk(NAME)
+        self._disk = self.lab.place_disk(NAME)
         with asyncio.Runner() as runner:
             guest = None
             try:
                 with monitored():
-                    guest = QemuGuest(self, turn, disk, runner.run)
+                    guest = QemuGuest(self, turn, runner.run)
                 self.lab.wait_for_guest(ADDRESS)
                 yield guest
             finally:

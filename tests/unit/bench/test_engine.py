@@ -82,7 +82,7 @@ class TestEngine(base.BaseTestCase):
             self.path, comparison or self.comparison,
             machine or {'cores': 2, 'sizes': (1, 2)}, 'bench run')
         return engine.run(
-            results, dict.fromkeys(scenario.Control, rig),
+            results, lambda turn: rig,
             lambda made: engine.save(self.path, made), lambda: 'now')
 
     def test_everything_is_run_in_order_and_kept(self):
