@@ -51,6 +51,24 @@ class Probe:
             self._command += ['--rewrite', str(rewrite_mib_per_s)]
         self.result = None
 
+    @classmethod
+    def two_ports(cls, program: pathlib.Path, namespace: str, near: str,
+                  far: str, mac: str, rate=1000, answer_within_s=10):
+        """A probe of a forwarder between two ports.
+
+        :param namespace: the network namespace with the generator's ports
+        :param near: its port that packets leave from
+        :param far: its port where they come back
+        :param mac: of the guest's port next to the near one
+        """
+        made = cls.__new__(cls)
+        made._command = [
+            'ip', 'netns', 'exec', namespace, str(program),
+            '--interface', near, '--far', far, '--mac', mac,
+            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+        made.result = None
+        return made
+
     def __enter__(self):
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

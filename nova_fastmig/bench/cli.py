@@ -156,6 +156,7 @@ class BenchRun(command.Command):
     def take_action(self, parsed_args):
         comparison = chosen(parsed_args)
         with extra():
+            from nova_fastmig.bench import dpdk_rig
             from nova_fastmig.bench import lab as lab_
             from nova_fastmig.bench import libvirt_rig
             from nova_fastmig.bench import nova_rig
@@ -170,9 +171,13 @@ class BenchRun(command.Command):
             [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
         results = engine.begin(parsed_args.output, comparison, lab.machine(),
                                command_line)
-        rigs = {scenario.Control.NOVA: nova_rig.NovaRig(lab),
-                scenario.Control.LIBVIRT: libvirt_rig.LibvirtRig(lab),
-                scenario.Control.QEMU: qemu_rig.QemuRig(lab)}
+        kernel, dpdk = scenario.DataPlane
+        rigs = {(scenario.Control.NOVA, kernel): nova_rig.NovaRig(lab),
+                (scenario.Control.LIBVIRT, kernel):
+                    libvirt_rig.LibvirtRig(lab),
+                (scenario.Control.QEMU, kernel): qemu_rig.QemuRig(lab),
+                **{(control, dpdk): dpdk_rig.DpdkRig(lab)
+                   for control in scenario.Control}}
         total = sum(len(turn.migrations) for turn in comparison.turns())
         try:
             with Progress(total, len(results.runs)) as progress:
@@ -180,7 +185,8 @@ class BenchRun(command.Command):
                     engine.save(parsed_args.output, made)
                     progress.show(made)
                 results = engine.run(
-                    results, lambda turn: rigs[turn.contender.control], keep,
+                    results, lambda turn: rigs[
+                        turn.contender.control, turn.guest.data_plane], keep,
                     lab_.now)
         finally:
             # as lab/demo and the tests expect it

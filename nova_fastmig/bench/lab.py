@@ -237,6 +237,7 @@ class CpuRecorder:
 
 def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
     """Fields of Figures from what the probe printed."""
+    # all 0 where the guest does not tell
     seconds = (probed['last_guest_ns'] - probed['first_guest_ns']) / 1e9
     pages = probed['pages_verified'] - probed['first_pages_verified']
     return {
@@ -281,16 +282,23 @@ class Directions:
 
 
 @contextlib.contextmanager
-def watched(lab: Lab, address: Address, workload: scenario.Workload
-            ) -> Iterator[tuple[ty.Any, CpuRecorder]]:
-    """Send a workload's packets while the block migrates the guest."""
+def probing(lab: Lab, probe) -> Iterator[None]:
+    """Send packets from a little before the block until a little after it."""
     probe_error = lab.module('probe_client').ProbeError
     try:
-        with CpuRecorder(lab) as cpu, lab.probe(
-                address, workload.packets_per_s,
-                rewrite_mib_per_s=workload.rewrite_mib_per_s) as probe:
+        with probe:
             time.sleep(SETTLE_S)
-            yield probe, cpu
+            yield
             time.sleep(SETTLE_S)
     except probe_error as error:
         raise engine.RigError(f'the generator: {error}') from error
+
+
+@contextlib.contextmanager
+def watched(lab: Lab, address: Address, workload: scenario.Workload
+            ) -> Iterator[tuple[ty.Any, CpuRecorder]]:
+    """Send a workload's packets while the block migrates the guest."""
+    probe = lab.probe(address, workload.packets_per_s,
+                      rewrite_mib_per_s=workload.rewrite_mib_per_s)
+    with CpuRecorder(lab) as cpu, probing(lab, probe):
+        yield probe, cpu

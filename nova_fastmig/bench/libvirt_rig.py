@@ -189,9 +189,6 @@ class LibvirtRig:
         libvirt.registerErrorHandler(lambda context, error: None, None)
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.data_plane != scenario.DataPlane.KERNEL:
-            return ('the lab has no vhost-user ports for libvirt: its Open '
-                    'vSwitch is built without DPDK')
         if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
             return (f'a working set of {turn.guest.working_set_mib} MiB: the '
                     f"guest's image has {lab_.WORKING_SET_MIB} MiB")

@@ -94,9 +94,6 @@ class NovaRig:
         return json.loads(path.read_text().splitlines()[-1])
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.data_plane != scenario.DataPlane.KERNEL:
-            return ('the lab has no vhost-user ports in Nova: its Open '
-                    'vSwitch is built without DPDK')
         if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
             return (f'a working set of {turn.guest.working_set_mib} MiB: the '
                     f"guest's image has {lab_.WORKING_SET_MIB} MiB")
