@@ -46,6 +46,7 @@ class ProbeTest(base.BaseTestCase):
         run('gcc', '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror',
             '-pthread', '-o', build / 'forwarder', LAB / 'guest/forwarder.c')
 
+        self.build = build
         self.near, self.far = f'probe-{os.getpid()}', f'guest-{os.getpid()}'
         for name in (self.near, self.far):
             run('ip', 'netns', 'add', name)
@@ -135,6 +136,34 @@ class ProbeTest(base.BaseTestCase):
         self.start_probe('--rewrite', str(4 * MEMORY_MIB))
         time.sleep(0.5)
         self.assertGreater(self.rewritten_mib_per_s(), 1.5 * MEMORY_MIB)
+
+    def test_a_forwarder_with_two_ports(self):
+        """A bridge stands in for testpmd: it has no stamp either."""
+        run('ip', '-n', self.near, 'link', 'add', 'near1', 'type', 'veth',
+            'peer', 'name', 'far1', 'netns', self.far)
+        run('ip', '-n', self.near, 'link', 'set', 'near1', 'up')
+        run('ip', '-n', self.far, 'link', 'add', 'bridge', 'type', 'bridge')
+        for name in ('far', 'far1', 'bridge'):
+            if name != 'bridge':
+                run('ip', '-n', self.far, 'link', 'set', name, 'master',
+                    'bridge')
+            run('ip', '-n', self.far, 'link', 'set', name, 'up')
+        self.forwarder.kill()
+        self.probe.kill()
+        self.command = [
+            self.build / 'probe', '--interface', 'near', '--far', 'near1',
+            '--mac', '02:00:00:00:00:01', '--answer-within', '5']
+        self.start_probe()
+        time.sleep(0.5)
+        run('ip', '-n', self.far, 'link', 'set', 'far1', 'down')
+        time.sleep(0.1)
+        run('ip', '-n', self.far, 'link', 'set', 'far1', 'up')
+        time.sleep(0.5)
+        result = self.result()
+        self.assertGreaterEqual(result['blackout_ms'], 90)
+        self.assertGreater(result['received'], 500)
+        self.assertIsNone(result['counter_continuous'])
+        self.assertIsNone(result['first_boot_id'])
 
     def find_block(self, memory):
         """Address of the memory that the forwarder verifies.

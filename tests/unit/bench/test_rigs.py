@@ -18,6 +18,7 @@ import ddt
 from oslotest import base
 
 from nova_fastmig.bench import catalog
+from nova_fastmig.bench import dpdk_rig
 from nova_fastmig.bench import lab
 from nova_fastmig.bench import libvirt_rig
 from nova_fastmig.bench import nova_rig
@@ -138,6 +139,35 @@ class TestQemu(base.BaseTestCase):
             self.assertEqual(words, line[place:place + 2])
 
 
+class TestDpdk(base.BaseTestCase):
+
+    def line(self, accelerator: str) -> list[str]:
+        return dpdk_rig.command_line(
+            catalog.WORKLOADS['l2fwd-dpdk'].guest, lab.PATCHED, accelerator,
+            'b')
+
+    def test_vhost_user_works_on_the_guests_memory(self):
+        line = self.line('tcg')
+        self.assertIn('memory-backend-memfd,id=memory,size=512M,share=on',
+                      line)
+        self.assertIn('pc,usb=off,memory-backend=memory', line)
+        for port in (0, 1):
+            self.assertIn(f'socket,id=port{port},path=/run/bench/b{port},'
+                          'server=on,wait=off', line)
+
+    def test_processor(self):
+        for accelerator, cpu in (('tcg', 'Nehalem'), ('kvm', 'host')):
+            line = self.line(accelerator)
+            self.assertEqual(cpu, line[line.index('-cpu') + 1])
+
+    def test_only_qmp_has_such_ports(self):
+        rig = dpdk_rig.DpdkRig(None)
+        for name in ('nova', 'virsh'):
+            self.assertIn('no vhost-user', rig.obstacle(scenario.Turn(
+                0, CONTENDERS[name],
+                catalog.WORKLOADS['l2fwd-dpdk'].guest, ())))
+
+
 class TestFigures(base.BaseTestCase):
 
     def test_packets(self):
@@ -147,6 +177,11 @@ class TestFigures(base.BaseTestCase):
             figures.packets_reordered, figures.packets_sent))
         # 16384 pages of 4 KiB in 2 s
         self.assertEqual(32, figures.rewritten_mib_per_s)
+
+    def test_a_guest_that_does_not_tell(self):
+        figures = scenario.Figures(**lab.packet_figures(PROBED | {
+            'first_guest_ns': 0, 'last_guest_ns': 0}))
+        self.assertIsNone(figures.rewritten_mib_per_s)
 
     def test_nova(self):
         figures = scenario.Figures(**nova_rig.figures({
