@@ -120,3 +120,22 @@ class ContendersTest(BenchTestCase):
         if not qemu_rig.has_rdma_device():
             why, = results.not_run.values()
             self.assertIn('no RDMA device', why)
+
+
+class DpdkTest(BenchTestCase):
+    """testpmd in the guest, vhost-user ports; not through libvirt and Nova."""
+
+    def test_there_and_back(self):
+        self.bench(
+            'run', '--output', str(self.file), '--contenders', 'virsh,qemu',
+            '--workloads', 'l2fwd-dpdk', '--rounds', '1', '--migrations', '2')
+        results = engine.load(self.file)
+        why, = results.not_run.values()
+        self.assertIn('no vhost-user', why)
+        self.assertEqual(2, len(results.runs))
+        for run in results.runs:
+            self.assertEqual((), run.failures)
+            # most packets went through testpmd and came back once, in order
+            self.assertGreater(run.figures.packets_sent,
+                               4 * run.figures.packets_lost)
+            self.assertEqual(0, run.figures.packets_duplicated)
