@@ -18,6 +18,7 @@ work without it.
 
 import argparse
 import contextlib
+import logging
 import os
 import pathlib
 import shlex
@@ -167,6 +168,8 @@ class BenchRun(command.Command):
         lab = lab_.Lab()
         if not os.environ.get(INSIDE):
             self._enter(lab)
+        # a QEMU that quits as it was told is an error to it
+        logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
         command_line = shlex.join(
             [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
         results = engine.begin(parsed_args.output, comparison, lab.machine(),
