@@ -252,10 +252,25 @@ run_style() {
 }
 
 run_unit() {
-    local bin
+    local bin data
+    local -a coverage
     bin=$(environment "$1")
-    step "unit (Nova $1)" env OS_TEST_TIMEOUT=$TEST_TIMEOUT PYTHON="$bin/python" \
+    if [[ $1 != "$main_release" ]]; then
+        step "unit (Nova $1)" env OS_TEST_TIMEOUT=$TEST_TIMEOUT \
+            PYTHON="$bin/python" "$bin/stestr" --test-path tests/unit run
+        return
+    fi
+    data=$ENVIRONMENTS/coverage
+    rm -rf "$data"
+    mkdir "$data"
+    coverage=(env "COVERAGE_FILE=$data/unit" "$bin/python" -m coverage)
+    step "unit (Nova $1)" env OS_TEST_TIMEOUT=$TEST_TIMEOUT \
+        COVERAGE_FILE="$data/unit" \
+        PYTHON="$bin/python -m coverage run --rcfile=tests/pure.coveragerc" \
         "$bin/stestr" --test-path tests/unit run
+    "${coverage[@]}" combine --quiet --rcfile=tests/pure.coveragerc
+    step 'unit: every branch of the pure modules' \
+        "${coverage[@]}" report --rcfile=tests/pure.coveragerc
 }
 
 run_functional() {

@@ -38,15 +38,17 @@ class Probe:
     :param rate: probes per second
     :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
         now on; None: as it does
+    :param seconds: it ends by itself after so long
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10, rewrite_mib_per_s=None):
+                 answer_within_s=10, rewrite_mib_per_s=None, seconds=600):
         self._command = [
             str(program), '--interface', INTERFACE, '--source', SOURCE,
             '--mac', port.mac_address,
             '--destination', port.fixed_ips[0]['ip_address'],
-            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+            '--rate', str(rate), '--answer-within', str(answer_within_s),
+            '--seconds', str(seconds)]
         if rewrite_mib_per_s is not None:
             self._command += ['--rewrite', str(rewrite_mib_per_s)]
         self.result = None

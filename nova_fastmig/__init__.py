@@ -25,7 +25,10 @@ One migration reads top to bottom in this order:
 9. ``report``        Plan, Decisions and Completed -> SlaReport
 10. ``sinks``        where a report goes
 
-``request``, ``plan``, ``policy`` and ``report`` are pure: they import nothing
-but the standard library, ``model`` and ``exception``, and time comes in as an
-argument.
+``ports`` sees to the network on the way: before the migration at the
+destination, where ``gate`` decides, and in the switchover at the source.
+
+``request``, ``plan``, ``gate``, ``policy`` and ``report`` are pure: they
+import nothing but the standard library, ``model`` and ``exception``, and time
+comes in as an argument.
 """

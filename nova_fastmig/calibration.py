@@ -33,6 +33,10 @@ MIN_OBSERVATIONS = 5
 # Four of five migrations were as good as the estimate or better. Up to one of
 # five can be an accident and changes nothing.
 QUANTILE = 0.8
+# One of five was as good as this or better. Only where not even that is good
+# enough a migration is hopeless: what is observed without QEMU's own figures
+# contains the last pages, so it is more than the fixed part, never less.
+LEAST_QUANTILE = 0.2
 # Of hosts that a host remembers.
 MAX_PAIRS = 512
 
@@ -70,10 +74,15 @@ class Observation:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is remembered of one pair, the newest observation last."""
+    """What is remembered of one pair.
+
+    :ivar observations: the newest one last
+    :ivar tried_at_s: when the last trial began, in seconds since the epoch
+    """
 
     versions: Versions
     observations: tuple[Observation, ...]
+    tried_at_s: float = 0.0
 
 
 Table: ty.TypeAlias = Mapping[Pair, Record]
@@ -109,16 +118,17 @@ def lesson(completed: model.Completed, early_resume: bool) -> \
     """
     if not completed.bandwidth_bytes_per_s:
         return None
-    blackout = completed.blackout
-    if blackout is not None:
-        fixed_ms = fixed_part_ms(
-            blackout.resumed_ms,
-            max(0.0, blackout.pages_sent_ms - blackout.stopped_ms))
+    told = completed.blackout
+    last_pages_ms = (None if told is None else
+                     max(0.0, told.pages_sent_ms - told.stopped_ms))
+    if told is not None and told.resumed_ms is not None:
+        blackout_ms = told.resumed_ms
     elif completed.downtime_ms is None or early_resume:
         return None
     else:
-        fixed_ms = fixed_part_ms(completed.downtime_ms, None)
-    return fixed_ms, completed.bandwidth_bytes_per_s
+        blackout_ms = completed.downtime_ms
+    return (fixed_part_ms(blackout_ms, last_pages_ms),
+            completed.bandwidth_bytes_per_s)
 
 
 def _is_possible(observation: Observation) -> bool:
@@ -138,10 +148,10 @@ def add(table: Table, pair: Pair, versions: Versions,
     if not _is_possible(observation):
         return table
     known = table.get(pair)
-    before = (known.observations
-              if known is not None and known.versions == versions else ())
-    changed = {**table, pair: Record(
-        versions, (*before, observation)[-WINDOW:])}
+    if known is None or known.versions != versions:
+        known = Record(versions, ())
+    changed = {**table, pair: dataclasses.replace(
+        known, observations=(*known.observations, observation)[-WINDOW:])}
     if len(changed) > MAX_PAIRS:
         del changed[min(
             (each for each in changed if each != pair),
@@ -169,18 +179,51 @@ def estimate(table: Table, pair: Pair, versions: Versions, now_s: float,
              if abs(now_s - each.at_s) <= max_age_s]
     if len(fresh) < MIN_OBSERVATIONS:
         return None
+    fixed = [each.fixed_ms for each in fresh]
     return model.Estimate(
-        fixed_ms=_quantile((each.fixed_ms for each in fresh), QUANTILE),
+        fixed_ms=_quantile(fixed, QUANTILE),
+        least_fixed_ms=_quantile(fixed, LEAST_QUANTILE),
         # The other way round: a lower bandwidth is worse.
         bandwidth_bytes_per_s=-_quantile(
             (-each.bandwidth_bytes_per_s for each in fresh), QUANTILE),
         count=len(fresh))
 
 
+def next_trial_s(record: Record, retry_s: float) -> float:
+    """When a migration without hope may be tried again.
+
+    :param retry_s: after the last observation or trial; infinity for never
+    :returns: seconds since the epoch
+    """
+    return retry_s + max([
+        record.tried_at_s, *(each.at_s for each in record.observations)])
+
+
+def is_trial_due(table: Table, pair: Pair, versions: Versions, now_s: float,
+                 retry_s: float) -> bool:
+    """Whether one migration without hope may be tried now.
+
+    If something has changed for the better, nobody would learn of it
+    otherwise before what is known has become too old.
+    """
+    record = table.get(pair)
+    if record is None or record.versions != versions:
+        return False
+    # A clock that was set back would make the time endless.
+    return abs(now_s - next_trial_s(record, 0)) >= retry_s
+
+
+def begin_trial(table: Table, pair: Pair, now_s: float) -> Table:
+    """The table with a trial that begins now."""
+    return {**table, pair: dataclasses.replace(table[pair],
+                                               tried_at_s=now_s)}
+
+
 def to_json(table: Table) -> dict[str, ty.Any]:
     """The table as json can write it."""
     return {'format': FORMAT, 'pairs': [
         {**pair._asdict(), 'versions': list(record.versions),
+         'tried_at_s': record.tried_at_s,
          'observations': [list(dataclasses.astuple(each))
                           for each in record.observations]}
         for pair, record in table.items()]}
@@ -214,6 +257,10 @@ def from_json(stored: ty.Any) -> Table:
             for observation in each['observations']:
                 table = add(table, pair, versions,
                             Observation(*map(_number, observation)))
-    except (KeyError, TypeError, OverflowError) as error:
+            # A file of an older driver has no trials.
+            tried_at_s = _number(each.get('tried_at_s', 0.0))
+            if pair in table and 0 <= tried_at_s < math.inf:
+                table = begin_trial(table, pair, tried_at_s)
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f'not a calibration: {error!r}') from error
     return table

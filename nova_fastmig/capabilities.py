@@ -48,6 +48,7 @@ _QEMU_SERIES = 'fastmig_qemu_series'
 _QEMU_FEATURES = 'fastmig_qemu_features'
 _LIBVIRT_VERSION = 'fastmig_libvirt_version'
 _DRIVER_VERSION = 'fastmig_driver_version'
+_NATIVE_TLS = 'fastmig_native_tls'
 
 # For flavors, and for the operator's own use of placement.
 TRAIT = 'CUSTOM_FASTMIG'
@@ -199,7 +200,23 @@ def read(host, name: str, guest=None) -> model.HostCaps:
         qemu_series=qemu.series,
         qemu_features=qemu.features if qemu.series else frozenset(),
         libvirt_version=_version(connection.getLibVersion()),
-        driver_version=OWN_VERSION)
+        driver_version=OWN_VERSION,
+        native_tls=CONF.libvirt.live_migration_with_native_tls,
+        emulates=CONF.libvirt.virt_type == 'qemu')
+
+
+def free_pages(host, sizes_kib: ty.Collection[int]) -> dict[int, list[int]]:
+    """The free pages of each NUMA node, by their size.
+
+    :param sizes_kib: the sizes to ask for
+    :raises: libvirt.libvirtError
+    """
+    topology = host.get_capabilities().host.topology
+    there = host.get_connection().getFreePages(
+        sorted(sizes_kib), 0, len(topology.cells) if topology else 1)
+    return {size_kib: [of_node.get(size_kib, 0)
+                       for of_node in there.values()]
+            for size_kib in sizes_kib}
 
 
 def to_stats(caps: model.HostCaps) -> dict[str, str]:
@@ -212,6 +229,7 @@ def to_stats(caps: model.HostCaps) -> dict[str, str]:
         _QEMU_FEATURES: ' '.join(sorted(caps.qemu_features)),
         _LIBVIRT_VERSION: '.'.join(map(str, caps.libvirt_version)),
         _DRIVER_VERSION: caps.driver_version,
+        _NATIVE_TLS: '' if caps.native_tls is None else str(caps.native_tls),
     }
 
 
@@ -241,7 +259,9 @@ def from_stats(name: str, stats: ty.Mapping[str, str]) -> \
             for each in (stats.get(_QEMU_FEATURES) or '').split()
             if each in _FEATURES),
         libvirt_version=_numbers(stats.get(_LIBVIRT_VERSION)),
-        driver_version=stats.get(_DRIVER_VERSION) or '')
+        driver_version=stats.get(_DRIVER_VERSION) or '',
+        native_tls={'True': True, 'False': False}.get(
+            stats.get(_NATIVE_TLS) or ''))
 
 
 def peer(context, name: str) -> model.HostCaps | None:
@@ -257,3 +277,29 @@ def peer(context, name: str) -> model.HostCaps | None:
         LOG.warning('Cannot tell whether host %s runs FastMigDriver: %s',
                     name, error)
         return None
+
+
+# Nova's event for the check of a destination, which has its host's name.
+_DESTINATION_CHECK = 'compute_check_can_live_migrate_destination'
+
+
+def who_asks(context, instance_uuid: str) -> str | None:
+    """The destination whose check the check at this source is a part of.
+
+    Nova does not say it to the source, but each check is an event of the
+    action, and they come one after the other.
+
+    :returns: None if it cannot be told
+    """
+    try:
+        action = objects.InstanceAction.get_by_request_id(
+            context, instance_uuid, context.request_id)
+        # The newest one first.
+        for event in objects.InstanceActionEventList.get_by_action(
+                context, action.id):
+            if event.event == _DESTINATION_CHECK:
+                return event.host
+    except Exception as error:
+        LOG.warning('Cannot tell which destination asks about server %s: %s',
+                    instance_uuid, error)
+    return None

@@ -140,6 +140,40 @@ one that was about to finish makes the guest stand still once more with the
 next attempt. It is noticed with the next poll (``poll_interval_ms``).
 """),
     cfg.IntOpt(
+        'switchover_bandwidth_mib_s', default=0, min=0,
+        help="""
+Bandwidth, in MiB per second, that QEMU is told to expect for the switchover
+(its ``avail-switchover-bandwidth``). It stops the guest when what remains can
+be sent with it within the downtime limit; by itself it estimates the bandwidth
+from what it sent last, which is too little where it has mostly found zero
+pages. 0 takes what earlier migrations between the two hosts had, once that is
+known, and leaves it to QEMU until then.
+
+Used where the source has libvirt 11.1 and QEMU 8.2 or newer. A value that the
+network does not keep makes guests stand still for too long.
+"""),
+    cfg.IntOpt(
+        'port_wiring_timeout_s', default=30, min=0,
+        help="""
+For how long, in seconds, this host as a destination waits until its Open
+vSwitch forwards for the ports of a tagged guest, before the migration may
+begin. If they are not wired then, the migration fails, and the guest has not
+been touched. 0 means not to look; the report says then that nobody knows the
+network's part of the blackout.
+
+It comes before Nova's own wait for Neutron's events
+(``[DEFAULT]vif_plugging_timeout``), which goes on to hold.
+"""),
+    cfg.BoolOpt(
+        'announce', default=True,
+        help="""
+Whether this host as a destination has QEMU announce a tagged guest (RARP) when
+it resumes, and again when Nova has moved the binding of its ports, beside the
+announcements that QEMU makes by itself for the first second.
+
+It goes through QEMU's monitor, so libvirt notes that the domain is tainted.
+"""),
+    cfg.IntOpt(
         'poll_interval_ms', default=500, min=50, max=10000,
         help="""
 How often, in milliseconds, to ask libvirt for the state of a migration when
@@ -230,7 +264,9 @@ def permitted_obstacles(conf: cfg.ConfigOpts) -> frozenset[model.Obstacle]:
 
 
 def transport_settings(conf: cfg.ConfigOpts) -> model.TransportSettings:
-    """The options of Nova's own ``[libvirt]`` group that a plan depends on."""
+    """Nova's own options that a plan depends on."""
     return model.TransportSettings(
         tunnelled=conf.libvirt.live_migration_tunnelled,
-        post_copy_permitted=conf.libvirt.live_migration_permit_post_copy)
+        post_copy_permitted=conf.libvirt.live_migration_permit_post_copy,
+        older_qemu_permitted=(
+            conf.workarounds.skip_hypervisor_version_check_on_lm))

@@ -77,6 +77,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             context, instance, dest_check_data, block_device_info)
         # Nova has found out by now whether disks are shared.
         session.check_guest(self._host, instance, checked)
+        self._sessions.check_pair(context, instance, checked)
         return checked
 
     # At the source.
@@ -147,14 +148,20 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def pre_live_migration(self, context, instance, block_device_info,
                            network_info, disk_info, migrate_data):
         self._sessions.expect(instance, is_next=True)
-        return super().pre_live_migration(
-            context, instance, block_device_info, network_info, disk_info,
-            migrate_data)
+        return self._sessions.plug(
+            context, instance, migrate_data, functools.partial(
+                super().pre_live_migration, context, instance,
+                block_device_info, network_info, disk_info, migrate_data))
+
+    def _unplug_vifs(self, instance, network_info, ignore_errors):
+        super()._unplug_vifs(
+            instance, self._sessions.plan_ports(instance, network_info),
+            ignore_errors)
 
     def emit_event(self, event):
         if isinstance(event, nova_event.LifecycleEvent):
             if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
-                fast_guest.persist_by_uuid(self._host, event.uuid)
+                fast_guest.welcome(self._host, event.uuid)
             elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
                 self._sessions.arrived(event.uuid)
         super().emit_event(event)
@@ -172,8 +179,10 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def post_live_migration_at_destination(self, context, instance,
                                            network_info, block_migration=False,
                                            block_device_info=None):
-        self._sessions.arrived(instance.uuid)
+        self._sessions.landed(instance.uuid)
         fast_guest.persist_by_uuid(self._host, instance.uuid)
+        # Neutron has activated the bindings by now.
+        fast_guest.announce_by_uuid(self._host, instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, network_info, block_migration,
             block_device_info)
@@ -184,6 +193,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
 
     def get_available_resource(self, nodename):
         fast_guest.persist_all(self._host)
+        for instance, network_info in self._sessions.left_over():
+            self._unplug_vifs(instance, network_info, True)
         resources = super().get_available_resource(nodename)
         resources['stats'] = {
             **resources.get('stats', {}),

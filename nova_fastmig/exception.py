@@ -42,6 +42,13 @@ class InvalidSetting(FastMigError):
             f"[fastmig] {option} = {value} is not valid; allowed: {allowed}")
 
 
+class PortsNotWired(FastMigError):
+    """The guest would arrive at ports that do not forward."""
+
+    def __init__(self, host: str, reason: str):
+        super().__init__(f'{host}: {reason}')
+
+
 class PlanRefused(FastMigError):
     """The hosts or Nova's configuration cannot do what the flavor asks.
 

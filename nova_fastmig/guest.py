@@ -20,12 +20,14 @@ import libvirt_qemu
 from lxml import etree
 from nova.virt.libvirt import config as nova_config
 from nova.virt.libvirt import guest as nova_guest
+from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_utils import strutils
 
 from nova_fastmig import model
 from nova_fastmig import request
 
+CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 _QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
@@ -127,11 +129,19 @@ class _PlannedDomain:
             dconnuri, params={**params, **self._params}, flags=flags)
 
 
+# VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER, which libvirt-python knows if
+# it was built with libvirt 11.1; in MiB/s.
+_SWITCHOVER_BANDWIDTH = 'bandwidth.avail.switchover'
+
+
 def _params(plan: model.Plan) -> dict:
-    if plan.parallel_connections == 1:
-        return {}
-    return {libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS:
-            plan.parallel_connections}
+    params = {}
+    if plan.parallel_connections > 1:
+        params[libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS] = (
+            plan.parallel_connections)
+    if plan.switchover_bandwidth_mib_s is not None:
+        params[_SWITCHOVER_BANDWIDTH] = plan.switchover_bandwidth_mib_s
+    return params
 
 
 class FastGuest(nova_guest.Guest):
@@ -220,14 +230,43 @@ class FastGuest(nova_guest.Guest):
                         'migration: %s', self.name, error)
             return {}
 
-    def is_paused(self) -> bool:
-        """Whether the vCPUs stand still; False if libvirt does not say."""
+    def has_ended_here(self) -> bool:
+        """Whether the guest has come to its end instead of leaving.
+
+        False for one that has left, and if libvirt does not say.
+        """
         try:
-            state, _ = self._domain.state()
+            state, reason = self._domain.state()
         except libvirt.libvirtError as error:
             LOG.debug('No domain state: %s', error)
             return False
-        return state == libvirt.VIR_DOMAIN_PAUSED
+        return state == libvirt.VIR_DOMAIN_SHUTOFF and reason in (
+            libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN,
+            libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED,
+            libvirt.VIR_DOMAIN_SHUTOFF_CRASHED,
+            libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+
+    def is_paused(self) -> bool:
+        """Whether the vCPUs stand still; False if libvirt does not say."""
+        return self._pause_reason() is not None
+
+    def is_switching_over(self) -> bool:
+        """Whether they stand still for the migration.
+
+        An I/O error, a snapshot or somebody who paused the guest before is
+        another reason. ``virsh suspend`` in a migration is not: libvirt says
+        the same then.
+        """
+        return self._pause_reason() == libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+
+    def _pause_reason(self) -> int | None:
+        """VIR_DOMAIN_PAUSED_*; None for a guest that is not paused."""
+        try:
+            state, reason = self._domain.state()
+        except libvirt.libvirtError as error:
+            LOG.debug('No domain state: %s', error)
+            return None
+        return reason if state == libvirt.VIR_DOMAIN_PAUSED else None
 
 
 def _is_tagged(domain_xml: str) -> bool:
@@ -267,6 +306,47 @@ def persist_if_tagged(host, domain) -> bool:
     host.write_instance_config(adapt_xml(xml))
     LOG.info('Made the migrated domain %s persistent', guest.name)
     return True
+
+
+# For about four seconds, which covers the time that Neutron takes to activate
+# the bindings; QEMU's own announcements end after less than one.
+_ANNOUNCE = {'initial': 50, 'max': 250, 'rounds': 20, 'step': 50}
+
+
+def announce_if_tagged(domain) -> None:
+    """Have QEMU tell the network where a tagged guest is now (RARP).
+
+    :param domain: libvirt.virDomain
+    :raises: libvirt.libvirtError
+    """
+    if CONF.fastmig.announce and _is_tagged(domain.XMLDesc(0)):
+        libvirt_qemu.qemuMonitorCommand(domain, json.dumps(
+            {'execute': 'announce-self', 'arguments': _ANNOUNCE}), 0)
+
+
+def announce_by_uuid(host, uuid: str) -> None:
+    """``announce_if_tagged`` for one guest; a failure is logged."""
+    try:
+        announce_if_tagged(host.get_connection().lookupByUUIDString(uuid))
+    except libvirt.libvirtError as error:
+        LOG.warning('Could not announce domain %s to the network: %s', uuid,
+                    error)
+
+
+def welcome(host, uuid: str) -> None:
+    """What to do at once for a guest that has resumed here.
+
+    One that is defined has not just come.
+    """
+    try:
+        domain = host.get_connection().lookupByUUIDString(uuid)
+        has_come = not domain.isPersistent() and not _is_incoming(domain)
+    except libvirt.libvirtError as error:
+        LOG.debug('Domain %s is not here any more: %s', uuid, error)
+        return
+    if has_come:
+        announce_by_uuid(host, uuid)
+        persist_by_uuid(host, uuid)
 
 
 def persist_by_uuid(host, uuid: str) -> None:

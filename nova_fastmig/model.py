@@ -120,10 +120,13 @@ class TransportSettings:
 
     :ivar tunnelled: ``live_migration_tunnelled``
     :ivar post_copy_permitted: ``live_migration_permit_post_copy``
+    :ivar older_qemu_permitted: ``[workarounds]
+        skip_hypervisor_version_check_on_lm``
     """
 
     tunnelled: bool
     post_copy_permitted: bool
+    older_qemu_permitted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +142,9 @@ class HostCaps:
     :ivar qemu_features: those of the series that this QEMU has
     :ivar libvirt_version: (major, minor, micro)
     :ivar driver_version: of this package there; empty if it is not known
+    :ivar native_tls: Nova's ``[libvirt]live_migration_with_native_tls``; None
+        if it is not known
+    :ivar emulates: its guests run without KVM
     """
 
     host: str
@@ -148,6 +154,8 @@ class HostCaps:
     qemu_features: frozenset[QemuFeature]
     libvirt_version: tuple[int, int, int]
     driver_version: str = ''
+    native_tls: bool | None = None
+    emulates: bool = False
 
     @property
     def patched_qemu(self) -> bool:
@@ -176,14 +184,17 @@ class FeaturePlan:
 class Estimate:
     """What to expect of the next migration between two hosts.
 
-    :ivar fixed_ms: the part of its blackout that does not depend on memory
+    :ivar fixed_ms: the part of its blackout that does not depend on memory;
+        most migrations did not exceed it
     :ivar bandwidth_bytes_per_s: that memory will be sent with
     :ivar count: of migrations behind it
+    :ivar least_fixed_ms: the same part as in the best of them
     """
 
     fixed_ms: float
     bandwidth_bytes_per_s: float
     count: int
+    least_fixed_ms: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +217,10 @@ class Plan:
         is reserved
     :ivar concessions: why the limits cannot be vouched for, where the operator
         permits that
+    :ivar is_trial: by what is known it will miss its SLA; it is done to see
+        whether that is still so
+    :ivar switchover_bandwidth_mib_s: that QEMU is told to expect for the
+        switchover; None leaves it to QEMU's own estimate
     """
 
     sla: Sla
@@ -222,6 +237,8 @@ class Plan:
     expected: Estimate | None = None
     bandwidth_limit_mib_s: int | None = None
     concessions: tuple[str, ...] = ()
+    is_trial: bool = False
+    switchover_bandwidth_mib_s: int | None = None
 
 
 class Action(enum.StrEnum):
@@ -259,9 +276,12 @@ class Blackout:
     :ivar devices_sent_ms: the device state was on its way
     :ivar pages_loaded_ms: the destination had loaded the last pages
     :ivar devices_loaded_ms: the destination had loaded the device state
-    :ivar resumed_ms: the destination had started the vCPUs
+    :ivar resumed_ms: the destination had started the vCPUs by itself; None if
+        libvirt did it
     :ivar clock_error_ms: how wrong the destination's times may be, because
         of the difference of the hosts' clocks
+    :ivar clock_offset_ms: that difference: the destination's clock less the
+        source's; None if QEMU did not tell
     """
 
     stopped_ms: float
@@ -269,8 +289,70 @@ class Blackout:
     devices_sent_ms: float
     pages_loaded_ms: float | None
     devices_loaded_ms: float | None
-    resumed_ms: float
+    resumed_ms: float | None
     clock_error_ms: float
+    clock_offset_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Something that a QEMU has said of itself.
+
+    :ivar name: ``stop`` or ``resume``, of the guest; or its migration's status
+    :ivar at_us: QEMU's own time, in microseconds since the epoch
+    """
+
+    name: str
+    at_us: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BlackoutParts:
+    """What a blackout was spent on, in milliseconds; None for the unknown.
+
+    :ivar qemu_stop_ms: until the vCPUs had stopped and QEMU was ready for the
+        rest; from the order, or without the patched QEMU from the stop
+    :ivar last_pages_ms: sending what remained of the memory
+    :ivar device_state_ms: sending the state of the devices
+    :ivar destination_load_ms: from there until the destination had loaded it
+    :ivar transfer_ms: these three together; all that an ordinary QEMU tells
+    :ivar libvirt_handover_ms: QEMU waited for libvirt, before the last pages
+        and after everything was loaded; without the patched QEMU the start of
+        the vCPUs is in it
+    :ivar resume_ms: until the destination's QEMU had started the vCPUs by
+        itself
+    :ivar clock_offset_ms: the destination's clock less the source's; None
+        where no time of the destination's is in the parts
+    :ivar clock_error_ms: how wrong that may be
+    """
+
+    qemu_stop_ms: float | None = None
+    last_pages_ms: float | None = None
+    device_state_ms: float | None = None
+    destination_load_ms: float | None = None
+    transfer_ms: float | None = None
+    libvirt_handover_ms: float | None = None
+    resume_ms: float | None = None
+    clock_offset_ms: float | None = None
+    clock_error_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NovaTimes:
+    """What a migration spent outside of libvirt, in milliseconds.
+
+    None of it is in the total. None is for the unknown.
+
+    :ivar before_ms: from the request to libvirt's start: in Nova's checks, its
+        queue and its steps; in whole seconds, as Nova's database has the
+        request's time
+    :ivar waited_ms: part of that, waiting for bandwidth
+    :ivar after_ms: Nova's steps after libvirt's end
+    """
+
+    before_ms: int | None
+    waited_ms: int
+    after_ms: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +368,8 @@ class Completed:
         None where it gave none
     :ivar resumed_by_qemu: the destination's QEMU has started the vCPUs by
         itself, before libvirt did; None if not known
+    :ivar moments: what the source's QEMU has said, in the order in which it
+        came; None if it could not be heard
     """
 
     outcome: Outcome
@@ -296,6 +380,25 @@ class Completed:
     agreed_features: frozenset[QemuFeature] | None = None
     bandwidth_bytes_per_s: int | None = None
     resumed_by_qemu: bool | None = None
+    moments: tuple[Moment, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network's part of a blackout.
+
+    :ivar blackout_ms: for how long the destination's ports did not forward
+        when the guest ran there: 0 if they were seen to be wired before the
+        migration began; None if nobody knows
+    :ivar reason: what was seen there, or why nothing was
+    :ivar activation_ms: from the end of the switchover at the source until
+        Neutron had bound the ports to the destination; None if Nova's post
+        step had to do that
+    """
+
+    blackout_ms: float | None
+    reason: str
+    activation_ms: float | None
 
 
 class Verdict(enum.StrEnum):
@@ -332,6 +435,12 @@ class SlaReport:
     :ivar unused_features: why the others were not
     :ivar downtime_limit_ms: what QEMU got; None if there was no plan
     :ivar expected: what that was made from; None if nothing was known
+    :ivar parts: what the blackout was spent on, if anything is known of that
+    :ivar source_pause_ms: for how long a guest that did not move stood still
+        at the source; None if it moved or that is not known
+    :ivar nova: what was spent outside of libvirt; None if it was not begun
+    :ivar network: what the network added to the blackout; None if the guest
+        has not moved
     """
 
     instance_uuid: str
@@ -349,3 +458,7 @@ class SlaReport:
     unused_features: tuple[tuple[QemuFeature, str], ...] = ()
     downtime_limit_ms: int | None = None
     expected: Estimate | None = None
+    parts: BlackoutParts | None = None
+    source_pause_ms: float | None = None
+    nova: NovaTimes | None = None
+    network: Network | None = None

@@ -13,6 +13,7 @@
 """Sla and HostCaps -> Plan, or the reasons why there is none. Pure."""
 
 from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence
 import enum
 import math
@@ -23,6 +24,11 @@ from nova_fastmig import model
 # multifd and post-copy exclude each other before this release of QEMU
 # (migrate_caps_check() in migration/options.c).
 MULTIFD_WITH_POST_COPY = (10, 1, 0)
+# avail-switchover-bandwidth: QEMU 8.2, and libvirt 11.1 passes it on.
+SWITCHOVER_BANDWIDTH_QEMU = (8, 2, 0)
+SWITCHOVER_BANDWIDTH_LIBVIRT = (11, 1, 0)
+# Guests that were migrated with QEMU 7.2 under TCG had corrupt memory.
+SOUND_UNDER_TCG = (8, 0, 0)
 
 # Never of use to an NFV guest: auto-converge takes CPU time from a guest that
 # must keep forwarding; compression (XBZRLE, multi-thread) costs more CPU time
@@ -35,6 +41,9 @@ _ALWAYS_CLEAR = frozenset({'AUTO_CONVERGE', 'COMPRESSED'})
 # that a busy host delays.
 SWITCHOVER_FACTOR = 20
 SHORTEST_SWITCHOVER_LIMIT_MS = 2000
+
+
+_MIB = 1 << 20
 
 
 class _Needs(enum.Enum):
@@ -83,6 +92,11 @@ def refusals(sla: model.Sla, host: model.HostCaps,
         nothing is in the way
     """
     reasons = _not_patched(sla, host)
+    if host.emulates and host.qemu_version < SOUND_UNDER_TCG:
+        reasons.append(
+            f'host {host.host} emulates its guests with QEMU '
+            f'{_version(host.qemu_version)}, which loses memory in a '
+            f'migration; {_version(SOUND_UNDER_TCG)} does not')
     if transport.tunnelled:
         reasons.append(
             f'[libvirt]live_migration_tunnelled is set on host {host.host}; '
@@ -101,6 +115,32 @@ def refusals(sla: model.Sla, host: model.HostCaps,
                 f'which needs QEMU {_version(MULTIFD_WITH_POST_COPY)}; host '
                 f'{host.host} has {_version(host.qemu_version)}')
     return reasons
+
+
+def lacking_pages(host: str, cells: Sequence[tuple[int, int]],
+                  free: Mapping[int, Sequence[int]]) -> list[str]:
+    """Why a guest's hugepages do not fit what is free on a host now.
+
+    Nova's claim counts the pages that it has given away itself. A page that
+    anything else has taken is missing only when QEMU starts there.
+
+    :param cells: page size in KiB and number of pages of each NUMA cell of
+        the guest; each cell needs a node of the host for itself
+    :param free: pages on each node of the host, by page size in KiB
+    """
+    for size_kib in sorted({size_kib for size_kib, _ in cells}):
+        wanted = sorted((pages for each_kib, pages in cells
+                         if each_kib == size_kib), reverse=True)
+        there = sorted(free.get(size_kib, ()), reverse=True)
+        there += [0] * (len(wanted) - len(there))
+        # The largest one into the fullest node: if that does not do, nothing
+        # does.
+        for pages, left in zip(wanted, there, strict=False):
+            if pages > left:
+                return [f'the guest needs {pages} free hugepages of '
+                        f'{size_kib} KiB on a NUMA node of host {host}, but '
+                        f'{left} are free']
+    return []
 
 
 def obstacles(host: str, passthrough: Sequence[str],
@@ -151,7 +191,7 @@ def choose_features(
                 lacks_source = False
             case _Needs.BOTH:
                 possible = not (lacks_source or lacks_destination)
-            case _Needs.EITHER:
+            case _:  # EITHER
                 possible = not (lacks_source and lacks_destination)
         if feature not in wanted:
             unused.append((feature, 'not in [fastmig]qemu_features'))
@@ -181,26 +221,75 @@ def _destination_emulator(source: model.HostCaps,
     return '' if source.patched_qemu else source.emulator
 
 
-def downtime_limit_ms(max_downtime_ms: int, source: str, destination: str,
+def _do_not_fit(source: model.HostCaps, destination: model.HostCaps,
+                transport: model.TransportSettings) -> list[str]:
+    """Why a guest cannot move between two hosts although each is fit."""
+    reasons = []
+    tls = {source.native_tls: source.host,
+           destination.native_tls: destination.host}
+    if {True, False} <= tls.keys():
+        reasons.append(
+            f'[libvirt]live_migration_with_native_tls is on on host '
+            f'{tls[True]} and off on host {tls[False]}')
+    # A guest's machine type is one of a minor release. Nova compares the
+    # QEMUs that libvirt takes by itself.
+    if ((source.patched_qemu or destination.patched_qemu) and
+            destination.qemu_version[:2] < source.qemu_version[:2] and
+            not transport.older_qemu_permitted):
+        reasons.append(
+            f'the guest runs on QEMU {_version(source.qemu_version)} of host '
+            f'{source.host}, but host {destination.host} has '
+            f'{_version(destination.qemu_version)} '
+            f'({destination.emulator})')
+    return reasons
+
+
+def why_hopeless(max_downtime_ms: int, source: str, destination: str,
+                  expected: model.Estimate | None) -> str:
+    """Why not even the best migrations would have met this downtime.
+
+    :param source: the host's name, like ``destination``
+    :returns: empty for one that can be
+    """
+    # QEMU takes whole milliseconds, and none means none at all.
+    if expected is None or max_downtime_ms - expected.least_fixed_ms >= 1:
+        return ''
+    # Short: Nova keeps 255 characters of a failed check.
+    return (f'the flavor allows a downtime of {max_downtime_ms} ms, but from '
+            f'host {source} to host {destination} '
+            f'{expected.least_fixed_ms:.1f} ms do not depend on memory '
+            f'(learned from {expected.count} migrations)')
+
+
+def downtime_limit_ms(max_downtime_ms: int,
                       expected: model.Estimate | None) -> int:
     """The limit for QEMU: the SLA without the fixed part of the blackout.
 
-    :param source: the host's name, like ``destination``
     :param expected: None leaves the SLA as it is
-    :raises: PlanRefused if less than a millisecond is left; QEMU takes whole
-        ones
     """
     if expected is None:
         return max_downtime_ms
-    left_ms = math.floor(max_downtime_ms - expected.fixed_ms)
-    if left_ms < 1:
-        raise exception.PlanRefused([
-            f'the flavor allows a downtime of {max_downtime_ms} ms, but '
-            f'between host {source} and host {destination} '
-            f'{expected.fixed_ms:.1f} ms do not depend on memory (as '
-            f'learned from the last {expected.count} migrations); nothing is '
-            f'left for the memory'])
-    return left_ms
+    return max(1, math.floor(max_downtime_ms - expected.fixed_ms))
+
+
+def _switchover_bandwidth_mib_s(
+        source: model.HostCaps, configured_mib_s: int,
+        expected: model.Estimate | None,
+        reserved_mib_s: int | None) -> int | None:
+    """What QEMU is told to expect, where it can be told.
+
+    :param configured_mib_s: the operator's; 0 takes what was learned
+    """
+    if (source.libvirt_version < SWITCHOVER_BANDWIDTH_LIBVIRT or
+            source.qemu_version < SWITCHOVER_BANDWIDTH_QEMU):
+        return None
+    if configured_mib_s:
+        return configured_mib_s
+    if expected is None:
+        return None
+    # What is above a reservation can be gone when it is needed.
+    return max(1, min(math.floor(expected.bandwidth_bytes_per_s / _MIB),
+                      reserved_mib_s or math.inf))
 
 
 def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
@@ -222,7 +311,9 @@ def make(sla: model.Sla, source: model.HostCaps,
          bandwidth_limit_mib_s: int | None = None,
          switchover_timeout_ms: int = 0,
          found: Sequence[tuple[model.Obstacle, str]] = (),
-         permitted: Collection[model.Obstacle] = ()) -> model.Plan:
+         permitted: Collection[model.Obstacle] = (),
+         is_trial_due: bool = False,
+         switchover_bandwidth_mib_s: int = 0) -> model.Plan:
     """Decide everything that can be decided before the migration starts.
 
     :param destination: what its driver says of itself; None if that is not
@@ -237,6 +328,9 @@ def make(sla: model.Sla, source: model.HostCaps,
         flavor allows
     :param found: what ``obstacles`` has found
     :param permitted: what the operator permits of it
+    :param is_trial_due: do one that is without hope nevertheless
+    :param switchover_bandwidth_mib_s: the operator's; 0 takes what was
+        learned
     :raises: PlanRefused with every reason found
     """
     reasons = refusals(sla, source, transport)
@@ -247,13 +341,15 @@ def make(sla: model.Sla, source: model.HostCaps,
         reasons.append(
             'the flavor asks for fastmig:qemu = patched, but the destination '
             'runs another driver, which does not start guests on it')
-    limit_ms = sla.max_downtime_ms
-    if destination is not None:
-        try:
-            limit_ms = downtime_limit_ms(
-                sla.max_downtime_ms, source.host, destination.host, expected)
-        except exception.PlanRefused as error:
-            reasons += error.reasons
+    hopeless = ''
+    if destination is None:
+        expected = None
+    else:
+        reasons += _do_not_fit(source, destination, transport)
+        hopeless = why_hopeless(sla.max_downtime_ms, source.host,
+                                 destination.host, expected)
+    if hopeless and not is_trial_due:
+        reasons.append(hopeless)
     if reasons:
         raise exception.PlanRefused(reasons)
 
@@ -275,14 +371,20 @@ def make(sla: model.Sla, source: model.HostCaps,
         destination=destination,
         destination_emulator=_destination_emulator(source, destination),
         qemu_features=choose_features(source, destination, wanted_features),
-        downtime_limit_ms=limit_ms,
+        downtime_limit_ms=downtime_limit_ms(sla.max_downtime_ms, expected),
         total_limit_ms=sla.max_total_ms,
         switchover_limit_ms=switchover_limit_ms(
             sla.max_downtime_ms, switchover_timeout_ms),
         parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
         clear_flags=frozenset(clear_flags),
-        expected=expected if destination is not None else None,
+        expected=expected,
         bandwidth_limit_mib_s=bandwidth_limit_mib_s,
-        concessions=tuple(f'no limit is certain, because {reason}'
-                          for _, reason in found))
+        concessions=(
+            *(f'no limit is certain, because {reason}'
+              for _, reason in found),
+            *([f'a trial, because {hopeless}'] if hopeless else [])),
+        is_trial=bool(hopeless),
+        switchover_bandwidth_mib_s=_switchover_bandwidth_mib_s(
+            source, switchover_bandwidth_mib_s, expected,
+            bandwidth_limit_mib_s))

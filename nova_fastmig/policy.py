@@ -161,8 +161,10 @@ def _why_not_in_time(plan: model.Plan, elapsed_ms: float,
     # Too long ago, or not yet: this is not what happens now.
     if not 0 <= elapsed_ms - last.elapsed_ms + 1 <= 3 * longest_pass_ms:
         return ''
+    # QEMU goes by what it was told to expect, or by what it has seen.
     fits_bytes = plan.downtime_limit_ms / 1000 * max(
-        each.bandwidth_bytes_per_s for each in passes)
+        (plan.switchover_bandwidth_mib_s or 0) * _MIB,
+        *(each.bandwidth_bytes_per_s for each in passes))
     if min(each.remaining_bytes for each in passes) <= NEAR * fits_bytes:
         return ''
     decline = _decline_bytes_per_s(passes)

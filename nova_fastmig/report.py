@@ -69,9 +69,9 @@ def _overall(outcome: model.Outcome,
 def _judge_downtime(sla: model.Sla, completed: model.Completed,
                     features: frozenset[model.QemuFeature]) -> model.Judgement:
     """QEMU knows when the guest stood still; libvirt's figure stands in."""
-    if completed.blackout is not None:
-        return judge(sla.max_downtime_ms,
-                     math.ceil(completed.blackout.resumed_ms), QEMU)
+    told = completed.blackout
+    if told is not None and told.resumed_ms is not None:
+        return judge(sla.max_downtime_ms, math.ceil(told.resumed_ms), QEMU)
     return judge(
         sla.max_downtime_ms, completed.downtime_ms,
         LIBVIRT_AT_MOST if model.QemuFeature.EARLY_RESUME in features and
@@ -83,7 +83,11 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          features: model.FeaturePlan = _NO_FEATURES,
          downtime_limit_ms: int | None = None,
          expected: model.Estimate | None = None,
-         concessions: Sequence[str] = ()) -> model.SlaReport:
+         concessions: Sequence[str] = (),
+         parts: model.BlackoutParts | None = None,
+         source_pause_ms: float | None = None,
+         nova: model.NovaTimes | None = None,
+         network: model.Network | None = None) -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
@@ -93,6 +97,10 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
     :param downtime_limit_ms: what was planned for QEMU
     :param expected: what that was made from
     :param concessions: why the limits could not be vouched for
+    :param parts: of the blackout, where the guest has moved
+    :param source_pause_ms: where it has not
+    :param nova: what was spent outside of libvirt
+    :param network: its part of the blackout
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -117,7 +125,11 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
             (feature, 'the two QEMUs did not agree on it')
             for feature in sorted(refused)),
         downtime_limit_ms=downtime_limit_ms,
-        expected=expected)
+        expected=expected,
+        parts=parts,
+        source_pause_ms=source_pause_ms,
+        nova=nova,
+        network=network)
 
 
 def _figure(judgement: model.Judgement) -> str:

@@ -15,6 +15,7 @@
 import collections
 import contextlib
 import math
+import os
 import time
 
 import libvirt
@@ -23,7 +24,9 @@ from nova.virt.libvirt import guest as nova_guest
 from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
+from nova_fastmig import blackout
 from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import capabilities
@@ -34,6 +37,7 @@ from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
+from nova_fastmig import ports
 from nova_fastmig import report
 from nova_fastmig import request
 from nova_fastmig import reservation
@@ -48,6 +52,9 @@ LOG = logging.getLogger(__name__)
 # "unknown".
 _COMPLETED_STATS_TIMEOUT_S = 5
 
+# How long to wait for QEMU's event that a guest goes on at the source.
+_RESUME_TIMEOUT_S = 1
+
 # From the check at the destination until the migration gets there, and beyond
 # the time in which it must be over. Who comes later asks again.
 _ARRIVAL_SLACK_S = 60
@@ -61,6 +68,14 @@ _POST_COPY_STATUS = 'running (post-copy)'
 def _sla(instance) -> model.Sla | None:
     return request.parse(instance.flavor.extra_specs or {},
                          conf.sla_settings(CONF))
+
+
+def _is_tagged(instance) -> bool:
+    """Whether the migration of this guest is ours; an invalid tag is not."""
+    try:
+        return _sla(instance) is not None
+    except exception.FastMigError:
+        return False
 
 
 def _needed_mib_s(instance, sla: model.Sla) -> int:
@@ -131,8 +146,30 @@ def check_host(host, instance, running_here: bool = False) -> None:
         reasons = plan.refusals(
             sla, capabilities.read(host, CONF.host, guest),
             conf.transport_settings(CONF))
+        if not running_here:
+            reasons += _lacking_pages(host, instance)
         if reasons:
             raise exception.PlanRefused(reasons)
+
+
+def _lacking_pages(host, instance) -> list[str]:
+    """See ``plan.lacking_pages``."""
+    small_kib = os.sysconf('SC_PAGE_SIZE') // 1024
+    cells = [
+        (cell.pagesize, math.ceil(cell.memory * 1024 / cell.pagesize))
+        for cell in (instance.numa_topology.cells
+                     if instance.numa_topology else ())
+        if cell.pagesize and cell.pagesize > small_kib]
+    if not cells:
+        return []
+    try:
+        free = capabilities.free_pages(host, {size for size, _ in cells})
+    except libvirt.libvirtError as error:
+        # Nova's claim counts them, too.
+        LOG.warning('Cannot tell how many hugepages are free: %s', error,
+                    instance=instance)
+        return []
+    return plan.lacking_pages(CONF.host, cells, free)
 
 
 def _obstacles(host, instance, migrate_data) -> list[
@@ -170,6 +207,18 @@ def _versions(source: model.HostCaps,
         for host in (source, destination)))
 
 
+def _age_ms(migration) -> int | None:
+    """How long ago a migration was asked for; None if it cannot be told.
+
+    :param migration: nova.objects.Migration
+    """
+    created_at = getattr(migration, 'created_at', None)
+    if created_at is None:
+        return None
+    age = timeutils.utcnow(with_timezone=True) - created_at
+    return max(0, round(age.total_seconds() * 1000))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -178,12 +227,16 @@ class Session:
     """
 
     def __init__(self, host, instance, destination: str, sla: model.Sla,
-                 the_plan: model.Plan):
+                 the_plan: model.Plan, bindings: ports.Bindings,
+                 migrate_data=None, waited_ms: int = 0):
         self._host = host
         self._instance = instance
         self._destination = destination
         self._sla = sla
         self._plan = the_plan
+        self._bindings = bindings
+        self._migrate_data = migrate_data
+        self._network: model.Network | None = None
         self._mailbox = watch.Mailbox()
         self._decisions: list[model.Decision] = []
         self._samples: tuple[policy.Sample, ...] = ()
@@ -193,6 +246,9 @@ class Session:
         self._is_ordinary = True
         self._is_forced = False
         self._paused_since_s: float | None = None
+        self._before_ms: int | None = None
+        self._waited_ms = waited_ms
+        self._after_ms: int | None = None
         self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
@@ -235,6 +291,7 @@ class Session:
         :param recover: called with a migration status when it has not
         """
         guest = fast_guest.FastGuest(domain, self._plan)
+        self._before_ms = _age_ms(migration)
         on_failure: collections.deque[str] = collections.deque()
         paused_before = guest.is_paused()
         self._is_ordinary &= not paused_before
@@ -242,7 +299,8 @@ class Session:
             post_copy_possible and not paused_before and
             self._sla.on_miss is model.OnMiss.POST_COPY)
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
-                               CONF.fastmig.poll_interval_ms / 1000)
+                               CONF.fastmig.poll_interval_ms / 1000,
+                               is_patched=self._plan.source.patched_qemu)
 
         def look(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
@@ -251,8 +309,11 @@ class Session:
             self._save_stats(migration, stats)
             self._samples = policy.remember(self._samples,
                                             policy.to_sample(stats))
-            paused = not paused_before and guest.is_paused()
-            paused_ms = self._paused_ms(paused)
+            paused = not paused_before and (
+                guest.is_switching_over() or
+                self._is_forced and guest.is_paused())
+            paused_ms = self._paused_ms(
+                paused and not blackout.is_foreign_stop(watching.moments))
             self._carry_out(guest, migration, policy.decide(
                 self._plan, elapsed_ms, paused=paused,
                 post_copy_started=migration.status == _POST_COPY_STATUS,
@@ -260,25 +321,30 @@ class Session:
                 give_up_ms=give_up_s * 1000 or None,
                 samples=self._samples, paused_ms=paused_ms))
             return (self._plan.switchover_limit_ms - paused_ms
-                    if paused else None)
+                    if self._paused_since_s is not None else None)
 
         with watch.Events(self._host.get_connection(),
-                          self._instance.uuid, self._mailbox,
-                          of_qemu=self._plan.source.patched_qemu):
-            ended = watching.run(look)
+                          self._instance.uuid, self._mailbox) as events:
+            ended = watching.run(look, self._bindings.activate)
             outcome, reason = self._outcome(guest, ended)
             LOG.info('Migration operation has ended: %s %s', outcome, reason,
                      instance=self._instance)
             if outcome is not model.Outcome.COMPLETED:
-                self._completed = model.Completed(outcome, reason, None, None)
+                self._completed = watching.stayed(
+                    outcome, reason, _RESUME_TIMEOUT_S, events.hears_qemu())
                 nova_migration.run_recover_tasks(
                     self._host, guest, self._instance, on_failure)
+                self._bindings.back_to_source()
                 recover('cancelled' if outcome is model.Outcome.ABORTED
                         else 'failed')
                 return
+            ended_s = time.monotonic()
+            self._network = ports.report(self._migrate_data,
+                                         self._bindings.wait())
             try:
                 post()
             finally:
+                self._after_ms = round((time.monotonic() - ended_s) * 1000)
                 self._completed = watching.completed(
                     _COMPLETED_STATS_TIMEOUT_S)
 
@@ -341,6 +407,10 @@ class Session:
                  ended: watch.Ended) -> tuple[model.Outcome, str]:
         if ended.error is None:
             return model.Outcome.COMPLETED, ''
+        # Nova takes a guest that does not run here for one that has moved.
+        if guest.has_ended_here():
+            return model.Outcome.FAILED, (
+                f'the guest has ended at the source: {ended.error}')
         # The call can fail although the guest has moved: see where it is.
         job_type = nova_migration.find_job_type(guest, self._instance)
         if job_type == libvirt.VIR_DOMAIN_JOB_COMPLETED:
@@ -383,11 +453,19 @@ class Session:
 
     def report(self) -> model.SlaReport:
         """Judge what has come out; at the end."""
+        completed = self._completed
+        moved = completed.outcome is model.Outcome.COMPLETED
         return report.make(
             self._instance.uuid, self._plan.source.host, self._destination,
-            self._sla, tuple(self._decisions), self._completed,
+            self._sla, tuple(self._decisions), completed,
             self._plan.qemu_features, self._plan.downtime_limit_ms,
-            self._plan.expected, self._plan.concessions)
+            self._plan.expected, self._plan.concessions,
+            parts=blackout.split(completed) if moved else None,
+            source_pause_ms=(None if moved else
+                             blackout.source_pause_ms(completed.moments)),
+            nova=model.NovaTimes(self._before_ms, self._waited_ms,
+                                 self._after_ms),
+            network=self._network)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -423,6 +501,8 @@ class Sessions:
         self._sinks = sinks.Sinks(CONF.fastmig.sinks)
         self._calibration = calibration_store.Store.configured(CONF)
         self._reservations = reservation.Reservations.configured(CONF)
+        self._switch = ports.Switch()
+        self._arrivals = ports.Arrivals()
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
@@ -460,9 +540,79 @@ class Sessions:
                 self._arrival(instance.uuid),
                 _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
 
+    @staticmethod
+    def plan_ports(instance, network_info):
+        """A tagged guest's ports, with what was plugged for its arrival."""
+        # The ports first: few hosts have such, and then no flavor is read.
+        return (ports.with_taps(network_info)
+                if ports.have_taps(network_info) and _is_tagged(instance)
+                else network_info)
+
+    def plug(self, context, instance, migrate_data, plug):
+        """Plug the ports of a guest that is to come here.
+
+        Those of a tagged one are wired when this returns.
+
+        :param plug: Nova's step, without arguments
+        :returns: what that returned: migrate_data
+        :raises: MigrationPreCheckError with what is missing
+        """
+        if not _is_tagged(instance):
+            return plug()
+        self._arrivals.expect(instance, migrate_data, _ARRIVAL_SLACK_S +
+                              CONF.fastmig.migration_bandwidth_wait_s +
+                              _longest_s(instance, _sla(instance)))
+        ports.announce_move(context, instance)
+        ports.create_taps(migrate_data)
+        checked = plug()
+        with _pre_check():
+            ports.wait_until_wired(self._switch, checked,
+                                   CONF.fastmig.port_wiring_timeout_s)
+        return checked
+
+    def left_over(self):
+        """Ports of guests that should be here by now, and are not.
+
+        :returns: (nova.objects.Instance, NetworkInfo) of each
+        """
+        return [(instance, network_info)
+                for instance, network_info in self._arrivals.overdue()
+                if not self._host_has(instance)]
+
+    def _host_has(self, instance) -> bool:
+        try:
+            self._host.get_guest(instance)
+        except nova_exception.InstanceNotFound:
+            return False
+        return True
+
+    def landed(self, instance_uuid: str) -> None:
+        """Nova's last step of a migration to this host has begun."""
+        self._arrivals.landed(instance_uuid)
+        self.arrived(instance_uuid)
+
     def arrived(self, instance_uuid: str) -> None:
         """A guest is here, or will not come."""
         self._reservations.give_back(self._arrival(instance_uuid))
+
+    def check_pair(self, context, instance, migrate_data) -> None:
+        """Refuse what this source and the destination cannot do together.
+
+        At the source, before it starts. Nothing is reserved.
+
+        :param migrate_data: nova.objects.LibvirtLiveMigrateData
+        :raises: MigrationPreCheckError with every reason, which lets the
+            conductor try another destination
+        """
+        with _pre_check():
+            sla = _sla(instance)
+            if sla is None:
+                return
+            destination = capabilities.who_asks(context, instance.uuid)
+            # What cannot be told now is found out when it begins.
+            if destination is not None:
+                self._make_plan(context, instance, destination, sla,
+                                reservation.Grant(None, 0), migrate_data)
 
     def _make_plan(self, context, instance, destination: str, sla: model.Sla,
                    grant: reservation.Grant, migrate_data) -> model.Plan:
@@ -477,7 +627,25 @@ class Sessions:
                                    else grant.bytes_per_s // _MIB),
             switchover_timeout_ms=CONF.fastmig.switchover_timeout_ms,
             found=_obstacles(self._host, instance, migrate_data),
-            permitted=conf.permitted_obstacles(CONF))
+            permitted=conf.permitted_obstacles(CONF),
+            is_trial_due=peer is not None and self._calibration.is_trial_due(
+                calibration.Pair(source.host, peer.host),
+                _versions(source, peer)),
+            switchover_bandwidth_mib_s=(
+                CONF.fastmig.switchover_bandwidth_mib_s))
+
+    def _begin_trial(self, the_plan: model.Plan) -> None:
+        """Note that a trial begins.
+
+        :raises: PlanRefused if another one has begun since this was planned
+        """
+        pair = calibration.Pair(the_plan.source.host,
+                                the_plan.destination.host)
+        if not self._calibration.begin_trial(
+                pair, _versions(the_plan.source, the_plan.destination)):
+            raise exception.PlanRefused([
+                f'a trial between host {pair.source} and host '
+                f'{pair.destination} has just begun'])
 
     def run(self, context, instance, destination: str, migrate,
             recover, migrate_data=None) -> None:
@@ -506,6 +674,8 @@ class Sessions:
                     CONF.fastmig.migration_bandwidth_wait_s))
                 the_plan = self._make_plan(context, instance, destination,
                                            sla, grant, migrate_data)
+                if the_plan.is_trial:
+                    self._begin_trial(the_plan)
             except exception.FastMigError as error:
                 LOG.error('Live migration refused: %s', error,
                           instance=instance)
@@ -518,11 +688,16 @@ class Sessions:
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
             self._run_planned(context, instance, destination, sla, the_plan,
-                              migrate)
+                              migrate, migrate_data, grant.waited_ms)
 
     def _run_planned(self, context, instance, destination: str,
-                     sla: model.Sla, the_plan: model.Plan, migrate) -> None:
-        session = Session(self._host, instance, destination, sla, the_plan)
+                     sla: model.Sla, the_plan: model.Plan, migrate,
+                     migrate_data, waited_ms: int) -> None:
+        session = Session(
+            self._host, instance, destination, sla, the_plan,
+            ports.Bindings(context, instance, migrate_data, CONF.host,
+                           destination),
+            migrate_data, waited_ms)
         self._by_uuid[instance.uuid] = session
         try:
             migrate()

@@ -26,6 +26,7 @@ import libvirt
 import libvirt_qemu
 from oslo_log import log as logging
 
+from nova_fastmig import blackout
 from nova_fastmig import model
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +34,11 @@ LOG = logging.getLogger(__name__)
 # The thread that calls libvirt starts before the one that watches. A job that
 # is older than both by this much is not the one that is watched.
 _HEAD_START_S = 10
+
+_QEMU_EVENTS = ('MIGRATION', 'STOP', 'RESUME')
+
+# A migration has a dozen.
+_MAX_MOMENTS = 256
 
 
 class Mailbox:
@@ -123,17 +129,14 @@ class Events:
 
     :param connection: the virConnect that Nova's event loop serves
     :param uuid: of the domain
-    :param of_qemu: QEMU's own events too
     """
 
-    def __init__(self, connection, uuid: str, mailbox: Mailbox,
-                 of_qemu: bool = False):
+    def __init__(self, connection, uuid: str, mailbox: Mailbox):
         self._connection = connection
         self._uuid = uuid
         self._mailbox = mailbox
-        self._of_qemu = of_qemu
         self._callback_ids: list[int] = []
-        self._qemu_callback_id: int | None = None
+        self._qemu_callback_ids: list[int] = []
 
     def __enter__(self):
         for event_id, callback in (
@@ -148,20 +151,24 @@ class Events:
             except libvirt.libvirtError as error:
                 LOG.warning('No libvirt event %d, polling instead: %s',
                             event_id, error)
-        if self._of_qemu:
+        # libvirt does not note on a guest that somebody listens.
+        for event in _QEMU_EVENTS:
             try:
-                self._qemu_callback_id = libvirt_qemu.qemuMonitorEventRegister(
-                    self._connection, None, 'MIGRATION', self._on_qemu, None)
+                self._qemu_callback_ids.append(
+                    libvirt_qemu.qemuMonitorEventRegister(
+                        self._connection, None, event, self._on_qemu, None))
             except libvirt.libvirtError as error:
-                LOG.warning("No events of QEMU, so the blackout is libvirt's "
-                            'figure: %s', error)
+                LOG.warning("No event %s of QEMU, so the blackout is "
+                            "libvirt's figure, and the ports are bound to the "
+                            "destination by Nova's post step: %s",
+                            event, error)
         return self
 
     def __exit__(self, *exc_info):
-        if self._qemu_callback_id is not None:
+        for callback_id in self._qemu_callback_ids:
             try:
                 libvirt_qemu.qemuMonitorEventDeregister(
-                    self._connection, self._qemu_callback_id)
+                    self._connection, callback_id)
             except libvirt.libvirtError as error:
                 LOG.debug("QEMU's events not deregistered: %s", error)
         for callback_id in self._callback_ids:
@@ -170,6 +177,14 @@ class Events:
             except libvirt.libvirtError as error:
                 # The connection broke; its callbacks are gone with it.
                 LOG.debug('Event %d not deregistered: %s', callback_id, error)
+
+    def hears_qemu(self) -> bool:
+        """Whether nothing that QEMU said can have been missed so far."""
+        try:
+            return (len(self._qemu_callback_ids) == len(_QEMU_EVENTS) and
+                    bool(self._connection.isAlive()))
+        except libvirt.libvirtError:
+            return False
 
     # These run in libvirt's event thread: no logging, no locks.
 
@@ -183,10 +198,24 @@ class Events:
 
     def _on_qemu(self, connection, domain, event, seconds, microseconds,
                  details, opaque):
-        if domain.UUIDString() == self._uuid:
-            says = json.loads(details or '{}')
-            if says.get('status') == 'completed':
-                self._mailbox.put(QemuCompleted(says))
+        if domain.UUIDString() != self._uuid:
+            return
+        says = _details(details)
+        name = says.get('status') if event == 'MIGRATION' else event.lower()
+        if isinstance(name, str):
+            self._mailbox.put(model.Moment(
+                name, seconds * 1_000_000 + microseconds))
+        if event == 'MIGRATION' and name == 'completed':
+            self._mailbox.put(QemuCompleted(says))
+
+
+def _details(text: str | None) -> dict:
+    """What comes with an event of QEMU's; empty if it is none of that."""
+    try:
+        says = json.loads(text or '{}')
+    except (ValueError, RecursionError):
+        return {}
+    return says if isinstance(says, dict) else {}
 
 
 def _count(stats: ty.Mapping[str, ty.Any], name: str) -> int | None:
@@ -212,11 +241,15 @@ def to_blackout(times: ty.Mapping[str, ty.Any]) -> model.Blackout | None:
     :returns: None unless everything that cannot be missing is there
     """
     needed = [_milliseconds(times, name) for name in (
-        'stopped', 'pages-sent', 'devices-sent', 'resume')]
+        'stopped', 'pages-sent', 'devices-sent')]
     error_ns = _count(times, 'clock-error')
-    if None in needed or error_ns is None:
+    resumed = _milliseconds(times, 'resume')
+    # Absent is one thing, impossible another.
+    if (None in needed or error_ns is None or
+            resumed is None and 'resume' in times):
         return None
-    stopped, pages_sent, devices_sent, resumed = needed
+    offset_ns = times.get('clock-offset')
+    stopped, pages_sent, devices_sent = needed
     return model.Blackout(
         stopped_ms=stopped,
         pages_sent_ms=pages_sent,
@@ -224,7 +257,9 @@ def to_blackout(times: ty.Mapping[str, ty.Any]) -> model.Blackout | None:
         pages_loaded_ms=_milliseconds(times, 'pages-loaded'),
         devices_loaded_ms=_milliseconds(times, 'devices-loaded'),
         resumed_ms=resumed,
-        clock_error_ms=error_ns / 1e6)
+        clock_error_ms=error_ns / 1e6,
+        clock_offset_ms=(offset_ns / 1e6 if type(offset_ns) is int
+                         else None))
 
 
 # Of query-migrate, and of the event MIGRATION at the end.
@@ -236,12 +271,16 @@ def _agreed(qemu: ty.Mapping[str, ty.Any]) -> \
     """Read ``x-features`` of QEMU's query-migrate; it is absent for none."""
     if not qemu:
         return None
+    features = qemu.get('x-features')
+    if not isinstance(features, list):
+        features = []
     return frozenset(feature for feature in model.QemuFeature
-                     if feature in qemu.get('x-features', ()))
+                     if feature in features)
 
 
 def to_completed(stats: ty.Mapping[str, ty.Any],
-                 qemu: ty.Mapping[str, ty.Any]) -> model.Completed:
+                 qemu: ty.Mapping[str, ty.Any],
+                 moments: ty.Sequence[model.Moment] = ()) -> model.Completed:
     """Read the statistics of a migration that moved the guest.
 
     libvirt's ``downtime`` runs from the source's stop to the end of libvirt's
@@ -251,6 +290,7 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
     :param stats: libvirt's
     :param qemu: what the source's QEMU said at its end; empty if nothing is
         known of it
+    :param moments: of the source's QEMU
     """
     downtime_ms = _count(stats, 'downtime')
     total_ms = _count(stats, 'time_elapsed')
@@ -258,7 +298,9 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
         LOG.warning('A downtime of %d ms in a migration of %d ms cannot be, '
                     'so neither is known', downtime_ms, total_ms)
         downtime_ms = total_ms = None
-    times = qemu.get('x-blackout', {})
+    times = qemu.get('x-blackout')
+    if not isinstance(times, dict):
+        times = {}
     return model.Completed(
         model.Outcome.COMPLETED, reason='',
         downtime_ms=downtime_ms,
@@ -269,7 +311,8 @@ def to_completed(stats: ty.Mapping[str, ty.Any],
         bandwidth_bytes_per_s=_count(stats, 'memory_bps'),
         # A guest that was paused before, as force-complete does it, stays so
         # until libvirt starts it.
-        resumed_by_qemu='resume' in times if times else None)
+        resumed_by_qemu='resume' in times if times else None,
+        moments=tuple(moments))
 
 
 class Watch:
@@ -278,19 +321,30 @@ class Watch:
     :param guest: FastGuest
     :param total_limit_ms: when to look even if nothing happens
     :param poll_interval_s: how long to wait for an event
+    :param is_patched: the source's QEMU has more to tell than others
     """
 
     def __init__(self, guest, mailbox: Mailbox, total_limit_ms: int,
-                 poll_interval_s: float):
+                 poll_interval_s: float, is_patched: bool = False):
         self._guest = guest
+        self._is_patched = is_patched
+        self._moments: collections.deque[model.Moment] = collections.deque(
+            maxlen=_MAX_MOMENTS)
         self._mailbox = mailbox
         self._total_limit_s = total_limit_ms / 1000
         self._poll_interval_s = poll_interval_s
+        self._is_patched = is_patched
         self._made_s = self._started_s = time.monotonic()
         self._has_jobs_clock = False
         self._completed: JobCompleted | None = None
         self._qemu: dict = {}
+        self._looked_s = self._made_s
         self._look_in_ms: float | None = None
+
+    @property
+    def moments(self) -> tuple[model.Moment, ...]:
+        """What the source's QEMU has said, in the order in which it came."""
+        return tuple(self._moments)
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -313,42 +367,66 @@ class Watch:
             self._has_jobs_clock = True
 
     def _timeout_s(self) -> float:
+        since_s = time.monotonic() - self._looked_s
         until_s = [self._total_limit_s - self._elapsed_s()]
-        if self._look_in_ms is not None:
-            until_s.append(self._look_in_ms / 1000)
+        if self._look_in_ms is not None and self._look_in_ms > 0:
+            # One that has passed since the look is still to be seen.
+            until_s.append(max(1e-9, self._look_in_ms / 1000 - since_s))
         # Just past the deadline, so that the policy sees it as over.
-        return min(self._poll_interval_s,
-                   *(each + 0.001 for each in until_s if each > 0), math.inf)
+        return max(0.0, min(
+            self._poll_interval_s - since_s,
+            *(each + 0.001 for each in until_s if each > 0), math.inf))
 
-    def run(self, look: ty.Callable[[float, dict], float | None]) -> Ended:
+    def _ask_qemu(self, item: QemuCompleted) -> None:
+        """Keep what a patched QEMU has to tell at its end.
+
+        One whose event says nothing has to be asked, and it lives for as long
+        as libvirt's last step at the destination takes: it is often gone.
+        """
+        if not self._is_patched:
+            return
+        self._qemu = (item.says if item.says.keys() & _QEMU_FIGURES
+                      else self._guest.query_migrate())
+        LOG.debug('QEMU says at its end: %s', self._qemu)
+
+    def run(self, look: ty.Callable[[float, dict], float | None],
+            switched: ty.Callable[[], None] = lambda: None) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
+
+        Not on events of QEMU's own, which are only kept.
 
         :param look: gets the milliseconds since libvirt's start and libvirt's
             statistics of the job, empty if there are none. It may return the
             milliseconds until another deadline
+        :param switched: called when the source's QEMU has given the guest
+            away; must not block
         :returns: when the migration call has returned
         """
         while True:
             ended = None
+            items = self._mailbox.take(self._timeout_s())
             # All of them: the statistics can come together with the end.
-            for item in self._mailbox.take(self._timeout_s()):
+            for item in items:
                 if isinstance(item, Ended):
                     ended = item
                 elif isinstance(item, JobCompleted):
                     self._completed = item
                 elif isinstance(item, QemuCompleted):
-                    # A QEMU whose event says nothing has to be asked, and it
-                    # lives for as long as libvirt's last step at the
-                    # destination takes: it is often gone.
-                    self._qemu = (item.says
-                                  if item.says.keys() & _QEMU_FIGURES
-                                  else self._guest.query_migrate())
-                    LOG.debug('QEMU says at its end: %s', self._qemu)
+                    switched()
+                    self._ask_qemu(item)
+                elif isinstance(item, model.Moment):
+                    self._moments.append(item)
             if ended is not None:
                 return ended
+            if items and all(isinstance(item, model.Moment | QemuCompleted)
+                             for item in items):
+                # Most of them come while the guest stands still: whoever asks
+                # libvirt and QEMU something now makes that longer.
+                continue
             stats = self._guest.job_stats()
             self._set_clock(_count(stats, 'time_elapsed'))
             self._look_in_ms = look(self._elapsed_s() * 1000, stats)
+            self._looked_s = time.monotonic()
 
     def completed(self, timeout_s: float) -> model.Completed:
         """The statistics of a migration that has moved the guest.
@@ -362,8 +440,31 @@ class Watch:
         while self._completed is None:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                return to_completed({}, self._qemu)
+                return to_completed({}, self._qemu, self._moments)
             for item in self._mailbox.take(left_s):
                 if isinstance(item, JobCompleted):
                     self._completed = item
-        return to_completed(self._completed.stats, self._qemu)
+                elif isinstance(item, model.Moment):
+                    self._moments.append(item)
+        return to_completed(self._completed.stats, self._qemu, self._moments)
+
+    def stayed(self, outcome: model.Outcome, reason: str, timeout_s: float,
+               hears_qemu: bool) -> model.Completed:
+        """The end of a migration that has not moved the guest.
+
+        :param timeout_s: how long to wait for the event that the guest goes
+            on, if it was stopped; it can come after the call has returned
+        :param hears_qemu: whether that can be heard
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline_s - time.monotonic()
+            is_over = (left_s <= 0 or
+                       blackout.source_pause_ms(self._moments) is not None)
+            items = self._mailbox.take(0 if is_over else left_s)
+            self._moments.extend(
+                item for item in items if isinstance(item, model.Moment))
+            if is_over:
+                return model.Completed(
+                    outcome, reason, None, None,
+                    moments=tuple(self._moments) if hears_qemu else None)

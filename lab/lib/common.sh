@@ -21,7 +21,8 @@ RUN=$STATE/run
 COMPUTES=(compute1 compute2)
 HOSTS=(controller "${COMPUTES[@]}")
 FABRIC=$LAB_NAME-fabric              # the namespace with the two switches
-MGMT_NET=10.77.0               # APIs, RPC, migration traffic
+MGMT_NET=10.77.0               # APIs, RPC
+MIG_NET=10.78.0                # migration traffic
 DATA_NET=10.88.0               # the guests' network `nfv`
 declare -A ADDRESS=([controller]=10 [compute1]=11 [compute2]=12)
 PROBE_IP=$DATA_NET.254         # the controller's own leg on the guests' network
@@ -105,6 +106,7 @@ remove_directory() {
 unit() { echo "nova-fastmig-lab-$(netns "$1")"; }    # of systemd, and the cgroup's name
 netns() { echo "$LAB_NAME-$1"; }
 mgmt_ip() { echo "$MGMT_NET.${ADDRESS[$1]}"; }
+mig_ip() { echo "$MIG_NET.${ADDRESS[$1]}"; }
 host_dir() { echo "$STATE/hosts/$1"; }
 host_root() { echo "$STATE/hosts/$1/root"; }
 is_host() { [ -n "${ADDRESS[$1]:-}" ]; }

@@ -8,15 +8,15 @@ declare -A DRIVERS=([stock]=libvirt.LibvirtDriver [fastmig]=fastmig.FastMigDrive
 # shellcheck disable=SC2034  # lab/use-driver checks against it
 QEMUS=(patched distribution)
 
-# driver_config DRIVER QEMU FEATURES [LIBVIRT_OPTION...]
+# driver_config DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_config() {
     printf '# written by lab/use-driver\n[DEFAULT]\ncompute_driver = %s\n' "${DRIVERS[$1]}"
-    [ $# -eq 3 ] || printf '[libvirt]\n'
-    [ $# -eq 3 ] || printf '%s\n' "${@:4}"
+    [ $# -le 4 ] || printf '%s\n' '[libvirt]' "${@:5}"
     [ "$1" = fastmig ] || return 0
     # Every run has the limit of its flavor: a comparison is none if earlier
     # runs decide about later ones.
-    printf '[fastmig]\nsinks = log,instance_action,journal\ncalibration_max_age_s = 0\n'
+    printf '[fastmig]\nsinks = log,instance_action,journal\n'
+    [ "$4" = on ] || printf 'calibration_max_age_s = 0\n'
     [ "$2" = patched ] || printf 'emulator =\n'
     case $3 in
     all) ;;
@@ -42,8 +42,8 @@ driver_default() {
     fi
     for host in "${COMPUTES[@]}"; do
         file=$(driver_file "$host")
-        [ "$(cat "$file" 2>/dev/null)" != "$(driver_config "$name" patched all)" ] || continue
-        driver_config "$name" patched all >"$file"
+        [ "$(cat "$file" 2>/dev/null)" != "$(driver_config "$name" patched all off)" ] || continue
+        driver_config "$name" patched all off >"$file"
         in_host "$host" systemctl try-restart nova-compute.service
     done
     say "    $name (${DRIVERS[$name]})"
@@ -51,13 +51,13 @@ driver_default() {
 
 driver_restart_on() {
     in_host "$1" systemctl stop nova-compute.service
-    driver_config "$driver" "$qemu" "$features" "${options[@]}" >"$(driver_file "$1")"
+    driver_config "$driver" "$qemu" "$features" "$calibration" "${options[@]}" >"$(driver_file "$1")"
     in_host "$1" systemctl start nova-compute.service
 }
 
-# driver_set DRIVER QEMU FEATURES [LIBVIRT_OPTION...]
+# driver_set DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_set() {
-    local driver=$1 qemu=$2 features=$3 options=("${@:4}")
+    local driver=$1 qemu=$2 features=$3 calibration=$4 options=("${@:5}")
     [ "$driver" = stock ] || driver_exists compute1 ||
         die "$driver: the hosts cannot import nova_fastmig.driver; is the package installed? (lab/up)"
     # not SIGHUP: it ends a nova-compute that runs in native threads

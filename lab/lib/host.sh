@@ -16,7 +16,7 @@ host_role() { echo "${1%[0-9]}"; }
 
 # What the files in lab/files/{common,controller,compute} are filled in with.
 fill_in() {
-    sed -i -e "s|@HOST@|$1|g" -e "s|@MGMT_IP@|$(mgmt_ip "$1")|g" \
+    sed -i -e "s|@HOST@|$1|g" -e "s|@MGMT_IP@|$(mgmt_ip "$1")|g" -e "s|@MIG_IP@|$(mig_ip "$1")|g" \
         -e "s|@HOST_UUID@|$(host_uuid "$1")|g" -e "s|@VIRT_TYPE@|$(virt_type)|g" \
         -e "s|@CPU_MODE@|$(cpu_mode)|g" "${@:2}"
 }
@@ -137,6 +137,9 @@ host_boot() {
     # nspawn's own --network-namespace-path would come with the machine's /sys,
     # where the host's interfaces are not
     local command=(nsenter --net="/run/netns/$(netns "$host")" systemd-nspawn "${options[@]}")
+    # what the control plane does is done on other machines in a cloud: here it
+    # takes the time that the compute hosts leave
+    [ "$host" != controller ] || command=(nice -n 10 "${command[@]}")
     mkdir -p "$STATE/share" "$STATE/instances" "$STATE/log"
     # QEMU's and libvirt's host side writes to /sys and /proc/sys
     export SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1

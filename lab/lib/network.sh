@@ -4,11 +4,12 @@
 # The wires. Everything is inside namespaces; the machine's own network stack
 # sees nothing of it.
 #
-#   nfm-fabric      two plain Linux bridges that learn MAC addresses
-#     mgmt          10.77.0.0/24  APIs, RPC, ssh, migration traffic
+#   nfm-fabric      three plain Linux bridges that learn MAC addresses
+#     mgmt          10.77.0.0/24  APIs, RPC, ssh
+#     mig           10.78.0.0/24  migration traffic, libvirt to libvirt
 #     data          10.88.0.0/24  the guests' network
 #   nfm-controller  eth0 on mgmt, probe0 on data
-#   nfm-computeN    eth0 on mgmt, eth1 on data (a port of Open vSwitch)
+#   nfm-computeN    eth0 on mgmt, eth1 on data (a port of Open vSwitch), eth2 on mig
 
 network_is_up() { [ -e "$RUN/network.done" ] && [ -e "/run/netns/$FABRIC" ]; }
 
@@ -29,7 +30,7 @@ network_up() {
     network_down
     touch "$RUN/network.owned"
     ip netns add "$FABRIC"
-    for bridge in mgmt data; do
+    for bridge in mgmt data mig; do
         ip -n "$FABRIC" link add "$bridge" type bridge forward_delay 0 stp_state 0
         ip -n "$FABRIC" link set "$bridge" up
     done
@@ -41,7 +42,11 @@ network_up() {
     done
     cable data controller probe0
     ip -n "$(netns controller)" address add "$PROBE_IP/24" dev probe0
-    for host in "${COMPUTES[@]}"; do cable data "$host" eth1; done
+    for host in "${COMPUTES[@]}"; do
+        cable data "$host" eth1
+        cable mig "$host" eth2
+        ip -n "$(netns "$host")" address add "$(mig_ip "$host")/24" dev eth2
+    done
     touch "$RUN/network.done"
 }
 

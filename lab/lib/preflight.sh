@@ -64,7 +64,7 @@ preflight() {
     [ -e /sys/fs/cgroup/cgroup.controllers ] || [ ! -d /run/systemd/system ] ||
         die "the machine's systemd runs with cgroup v1, the unified hierarchy is needed"
     install_missing
-    for network in "$MGMT_NET" "$DATA_NET"; do
+    for network in "$MGMT_NET" "$MIG_NET" "$DATA_NET"; do
         # the hosts have namespaces of their own, but somebody who looks for
         # these addresses on the machine should find one network only
         if ip -4 -oneline address show | grep -qF " $network."; then

@@ -33,6 +33,9 @@
  *                    first_pages_verified: by the first answer, which
  *                    together with last_guest_ns - first_guest_ns, its own
  *                    clock, tells how fast it is
+ *   losses           the runs of consecutive probes without an answer, as
+ *                    [when the first one was sent, how many]; not more than
+ *                    MAX_LOSSES
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -65,6 +68,7 @@
 #define UDP_PORT 7 /* echo */
 #define FAR_ETHERTYPE 0x88b5 /* for experiments */
 #define FAR_FRAME_BYTES 60 /* 64 with the checksum */
+#define MAX_LOSSES 100
 
 struct options {
 	const char *interface;
@@ -388,6 +392,24 @@ static struct longest longest_gap(const int64_t *arrivals)
 	return longest;
 }
 
+static void print_losses(uint64_t sent, int64_t offset_ns)
+{
+	unsigned printed = 0;
+
+	printf("\"losses\": [");
+	for (uint64_t i = 0; i < sent && printed < MAX_LOSSES; i++) {
+		uint64_t first = i;
+
+		while (i < sent && !probes[i].received_ns)
+			i++;
+		if (i == first)
+			continue;
+		printf("%s[%.6f, %lu]", printed++ ? ", " : "",
+		       (probes[first].sent_ns + offset_ns) / 1e9, i - first);
+	}
+	printf("], ");
+}
+
 /* among the probes that were due before to_ns and sent after from_ns */
 static struct longest longest_stall(uint64_t sent, int64_t from_ns,
 				    int64_t to_ns)
@@ -472,6 +494,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	print_longest("blackout_stall",
 		      longest_stall_around(sent, period_ns, blackout, gap),
 		      offset_ns);
+	print_losses(sent, offset_ns);
 	if (n)
 		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
 		       "\"rtt_max_ms\": %.3f, ", rtts[n / 2] / 1e6,

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import contextlib
 import enum
 import importlib.metadata
+import math
 import os
 import pathlib
+import time
 import typing as ty
 
 from cliff import lister
@@ -29,15 +31,11 @@ from nova_fastmig import capabilities
 from nova_fastmig import conf as fastmig_conf
 from nova_fastmig import inspection
 from nova_fastmig import model
+from nova_fastmig import plan
 
 CONF = nova.conf.CONF
 
 DRIVER = 'fastmig.FastMigDriver'
-# avail-switchover-bandwidth: QEMU 8.2, and libvirt 11.1 passes it on.
-SWITCHOVER_BANDWIDTH_QEMU = (8, 2, 0)
-SWITCHOVER_BANDWIDTH_LIBVIRT = (11, 1, 0)
-# Guests that were migrated with QEMU 7.2 under TCG had corrupt memory.
-SOUND_UNDER_TCG = (8, 0, 0)
 
 
 class Status(enum.StrEnum):
@@ -174,34 +172,59 @@ def check_bandwidth(conf) -> Item:
 
 
 def check_calibration(conf) -> Item:
-    count = len(calibration_store.Store.configured(conf).pairs())
-    return Item('calibration', Status.OK,
-                f'{count} pairs of hosts are known')
+    """Also whether what was learned refuses migrations."""
+    store = calibration_store.Store.configured(conf)
+    allowed_ms = fastmig_conf.sla_settings(conf).default.max_downtime_ms
+    refused = [
+        f'{why} ({_next_trial(store.next_trial_s(pair))})'
+        for pair, versions in store.pairs().items()
+        if (why := plan.why_hopeless(
+            allowed_ms, pair.source, pair.destination,
+            store.estimate(pair, versions)))]
+    found = f'{len(store.pairs())} pairs of hosts are known'
+    if not refused:
+        return Item('calibration', Status.OK, found)
+    return Item(
+        'calibration', Status.WARNING,
+        f'{found}; with the default SLA migrations are refused between '
+        f'{len(refused)}: ' + '; '.join(refused),
+        'raise the downtime that flavors allow, or use the patched QEMU; '
+        '[fastmig]calibration_retry_s says when one is tried')
+
+
+def _next_trial(at_s: float) -> str:
+    if at_s == math.inf:
+        return 'without trials'
+    return 'next trial from ' + time.strftime('%Y-%m-%dT%H:%M:%SZ',
+                                              time.gmtime(at_s))
+
+
+def _can_tell_bandwidth(name: str, found: str, version: tuple[int, int, int],
+                        needed: tuple[int, int, int]) -> Item:
+    """Whether QEMU can be told the bandwidth of the switchover with it."""
+    if version < needed:
+        return Item(
+            name, Status.WARNING, found,
+            f'from {_version(needed)} on QEMU can be told the bandwidth of '
+            f'the switchover')
+    return Item(name, Status.OK, found)
 
 
 def check_libvirt(caps: model.HostCaps) -> Item:
-    found = _version(caps.libvirt_version)
-    if caps.libvirt_version < SWITCHOVER_BANDWIDTH_LIBVIRT:
-        return Item(
-            'libvirt', Status.WARNING, found,
-            f'from {_version(SWITCHOVER_BANDWIDTH_LIBVIRT)} on QEMU can be '
-            f'told the bandwidth of the switchover')
-    return Item('libvirt', Status.OK, found)
+    return _can_tell_bandwidth(
+        'libvirt', _version(caps.libvirt_version), caps.libvirt_version,
+        plan.SWITCHOVER_BANDWIDTH_LIBVIRT)
 
 
 def check_qemu(caps: model.HostCaps, virt_type: str) -> Item:
     found = f'{_version(caps.qemu_version)} at {caps.emulator}'
-    if virt_type == 'qemu' and caps.qemu_version < SOUND_UNDER_TCG:
+    if virt_type == 'qemu' and caps.qemu_version < plan.SOUND_UNDER_TCG:
         return Item(
             'QEMU', Status.FAILED, found,
             f'emulated guests lose memory when they migrate; use '
-            f'{_version(SOUND_UNDER_TCG)} or newer')
-    if caps.qemu_version < SWITCHOVER_BANDWIDTH_QEMU:
-        return Item(
-            'QEMU', Status.WARNING, found,
-            f'from {_version(SWITCHOVER_BANDWIDTH_QEMU)} on it can be told '
-            f'the bandwidth of the switchover')
-    return Item('QEMU', Status.OK, found)
+            f'{_version(plan.SOUND_UNDER_TCG)} or newer')
+    return _can_tell_bandwidth('QEMU', found, caps.qemu_version,
+                               plan.SWITCHOVER_BANDWIDTH_QEMU)
 
 
 def check_patched_qemu(caps: model.HostCaps) -> Item:

@@ -46,9 +46,11 @@ def _pessimistic(store: calibration_store.Store, source: str,
     if not estimates:
         return None
     return model.Estimate(
-        max(each.fixed_ms for each in estimates),
-        min(each.bandwidth_bytes_per_s for each in estimates),
-        sum(each.count for each in estimates))
+        fixed_ms=max(each.fixed_ms for each in estimates),
+        bandwidth_bytes_per_s=min(each.bandwidth_bytes_per_s
+                                  for each in estimates),
+        count=sum(each.count for each in estimates),
+        least_fixed_ms=max(each.least_fixed_ms for each in estimates))
 
 
 class DryRun(show.ShowOne):

@@ -16,6 +16,10 @@ They go where Nova's own versioned notifications go: topic, transport and
 driver are those of ``[notifications]`` and ``[oslo_messaging_notifications]``.
 """
 
+import dataclasses
+import enum
+import typing as ty
+
 import nova.conf
 from nova.notifications.objects import base
 from nova.objects import base as nova_base
@@ -34,11 +38,33 @@ EVENT_TYPE = 'instance.live_migration.sla'
 _NAMESPACE = 'nova_fastmig'
 
 
+def _plain(value: ty.Any) -> ty.Any:
+    """A value of the model as a field takes it."""
+    if dataclasses.is_dataclass(value):
+        return _PAYLOADS[type(value)](value)
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    return str(value) if isinstance(value, enum.Enum) else value
+
+
+class _Payload(base.NotificationPayloadBase):
+    """A value of the model with all of its fields, under their names."""
+
+    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+
+    def __init__(self, value: ty.Any):
+        super().__init__()
+        for name, field in self.fields.items():
+            plain = _plain(getattr(value, name))
+            if isinstance(field, fields.DictOfStringsField):
+                plain = dict(plain)
+            setattr(self, name, plain)
+
+
 @nova_base.NovaObjectRegistry.register_if(False)
-class JudgementPayload(base.NotificationPayloadBase):
+class JudgementPayload(_Payload):
     # Version 1.0: Initial version
     VERSION = '1.0'
-    OBJ_PROJECT_NAMESPACE = _NAMESPACE
 
     fields = {
         'limit_ms': fields.IntegerField(),
@@ -47,36 +73,23 @@ class JudgementPayload(base.NotificationPayloadBase):
         'verdict': fields.StringField(),
     }
 
-    def __init__(self, judgement: model.Judgement):
-        super().__init__()
-        self.limit_ms = judgement.limit_ms
-        self.measured_ms = judgement.measured_ms
-        self.measured_by = judgement.measured_by
-        self.verdict = str(judgement.verdict)
-
 
 @nova_base.NovaObjectRegistry.register_if(False)
-class DecisionPayload(base.NotificationPayloadBase):
+class DecisionPayload(_Payload):
     # Version 1.0: Initial version
     VERSION = '1.0'
-    OBJ_PROJECT_NAMESPACE = _NAMESPACE
 
     fields = {
         'action': fields.StringField(),
         'reason': fields.StringField(),
     }
 
-    def __init__(self, decision: model.Decision):
-        super().__init__()
-        self.action = str(decision.action)
-        self.reason = decision.reason
-
 
 @nova_base.NovaObjectRegistry.register_if(False)
-class BlackoutPayload(base.NotificationPayloadBase):
+class BlackoutPayload(_Payload):
     # Version 1.0: Initial version
-    VERSION = '1.0'
-    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+    # Version 1.1: clock_offset_ms; resumed_ms can be null
+    VERSION = '1.1'
 
     fields = {
         'stopped_ms': fields.FloatField(),
@@ -84,40 +97,67 @@ class BlackoutPayload(base.NotificationPayloadBase):
         'devices_sent_ms': fields.FloatField(),
         'pages_loaded_ms': fields.FloatField(nullable=True),
         'devices_loaded_ms': fields.FloatField(nullable=True),
-        'resumed_ms': fields.FloatField(),
+        'resumed_ms': fields.FloatField(nullable=True),
         'clock_error_ms': fields.FloatField(),
+        'clock_offset_ms': fields.FloatField(nullable=True),
     }
-
-    def __init__(self, blackout: model.Blackout):
-        super().__init__()
-        for name in self.fields:
-            setattr(self, name, getattr(blackout, name))
 
 
 @nova_base.NovaObjectRegistry.register_if(False)
-class EstimatePayload(base.NotificationPayloadBase):
+class BlackoutPartsPayload(_Payload):
     # Version 1.0: Initial version
     VERSION = '1.0'
-    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+
+    fields = {
+        field.name: fields.FloatField(nullable=True)
+        for field in dataclasses.fields(model.BlackoutParts)}
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
+class NovaTimesPayload(_Payload):
+    # Version 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'before_ms': fields.IntegerField(nullable=True),
+        'waited_ms': fields.IntegerField(),
+        'after_ms': fields.IntegerField(nullable=True),
+    }
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
+class EstimatePayload(_Payload):
+    # Version 1.0: Initial version
+    # Version 1.1: least_fixed_ms
+    VERSION = '1.1'
 
     fields = {
         'fixed_ms': fields.FloatField(),
         'bandwidth_bytes_per_s': fields.FloatField(),
         'count': fields.IntegerField(),
+        'least_fixed_ms': fields.FloatField(),
     }
-
-    def __init__(self, estimate: model.Estimate):
-        super().__init__()
-        for name in self.fields:
-            setattr(self, name, getattr(estimate, name))
 
 
 @nova_base.NovaObjectRegistry.register_if(False)
-class SlaReportPayload(base.NotificationPayloadBase):
+class NetworkPayload(_Payload):
+    # Version 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'blackout_ms': fields.FloatField(nullable=True),
+        'reason': fields.StringField(),
+        'activation_ms': fields.FloatField(nullable=True),
+    }
+
+
+@nova_base.NovaObjectRegistry.register_if(False)
+class SlaReportPayload(_Payload):
     # Version 1.0: Initial version
     # Version 1.1: downtime_limit_ms, expected
-    VERSION = '1.1'
-    OBJ_PROJECT_NAMESPACE = _NAMESPACE
+    # Version 1.2: EstimatePayload 1.1, BlackoutPayload 1.1, parts,
+    #              source_pause_ms, nova, network
+    VERSION = '1.2'
 
     fields = {
         'instance_uuid': fields.UUIDField(),
@@ -135,28 +175,21 @@ class SlaReportPayload(base.NotificationPayloadBase):
         'unused_features': fields.DictOfStringsField(),
         'downtime_limit_ms': fields.IntegerField(nullable=True),
         'expected': fields.ObjectField('EstimatePayload', nullable=True),
+        'parts': fields.ObjectField('BlackoutPartsPayload', nullable=True),
+        'source_pause_ms': fields.FloatField(nullable=True),
+        'nova': fields.ObjectField('NovaTimesPayload', nullable=True),
+        'network': fields.ObjectField('NetworkPayload', nullable=True),
     }
 
-    def __init__(self, report: model.SlaReport):
-        super().__init__()
-        self.instance_uuid = report.instance_uuid
-        self.source = report.source
-        self.destination = report.destination
-        self.outcome = str(report.outcome)
-        self.reason = report.reason
-        self.verdict = str(report.verdict)
-        self.downtime = JudgementPayload(report.downtime)
-        self.total = JudgementPayload(report.total)
-        self.decisions = list(map(DecisionPayload, report.decisions))
-        self.downtime_libvirt_ms = report.downtime_libvirt_ms
-        self.blackout = (None if report.blackout is None
-                         else BlackoutPayload(report.blackout))
-        self.qemu_features = list(map(str, report.qemu_features))
-        self.unused_features = {
-            str(feature): reason for feature, reason in report.unused_features}
-        self.downtime_limit_ms = report.downtime_limit_ms
-        self.expected = (None if report.expected is None
-                         else EstimatePayload(report.expected))
+
+_PAYLOADS = {model.SlaReport: SlaReportPayload,
+             model.Judgement: JudgementPayload,
+             model.Decision: DecisionPayload,
+             model.Blackout: BlackoutPayload,
+             model.BlackoutParts: BlackoutPartsPayload,
+             model.NovaTimes: NovaTimesPayload,
+             model.Network: NetworkPayload,
+             model.Estimate: EstimatePayload}
 
 
 def to_payload(report: model.SlaReport) -> dict:

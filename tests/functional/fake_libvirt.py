@@ -18,6 +18,7 @@ the connection that the URI names, and tells about it by events.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -47,6 +48,7 @@ class Behaviour:
     :ivar downtime_ms: in the completed statistics, like total_ms; None leaves
         the field out
     :ivar error: what makes the migration fail when it has converged
+    :ivar fails_at_the_end: the same when the source has given the guest away
     :ivar hangs: the guest is paused for the switchover, which then does not
         finish while this is so; one that is cancelled resumes the guest
     :ivar refuses_to_abort: in a switchover that hangs
@@ -59,6 +61,7 @@ class Behaviour:
     downtime_ms: int | None = 7
     total_ms: int | None = 800
     error: str | None = None
+    fails_at_the_end: str | None = None
     hangs: bool = False
     refuses_to_abort: bool = False
     pass_s: float | None = None
@@ -117,7 +120,10 @@ class Domain(fakelibvirt.Domain):
 
     def suspend(self):
         super().suspend()
-        self._reason = fakelibvirt.VIR_DOMAIN_PAUSED_USER
+        # libvirt's reason, whoever it was.
+        self._reason = (fakelibvirt.VIR_DOMAIN_PAUSED_USER
+                        if self._started is None else
+                        fakelibvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 
     def resume(self):
         super().resume()
@@ -148,6 +154,10 @@ class Domain(fakelibvirt.Domain):
 
     def _switch_over(self):
         behaviour = self._connection.behaviour
+        says = functools.partial(self._connection.qemu_says, self)
+        says('STOP', 0)
+        says('MIGRATION', 0.5, status='pre-switchover')
+        says('MIGRATION', 2, status='device')
         if not behaviour.hangs:
             return
         super().suspend()
@@ -155,6 +165,7 @@ class Domain(fakelibvirt.Domain):
         while behaviour.hangs:
             if self._cancelled:
                 self.resume()
+                says('RESUME', 250)
                 raise self._cancellation()
             time.sleep(0.01)
 
@@ -191,6 +202,7 @@ class Domain(fakelibvirt.Domain):
         self._pass = 1
         self._cancelled = self._post_copy = False
         try:
+            connection.qemu_says(self, 'MIGRATION', -300, status='active')
             connection.emit('MIGRATION_ITERATION', self, 1)
             while not behaviour.converges:
                 if self._cancelled:
@@ -206,7 +218,11 @@ class Domain(fakelibvirt.Domain):
                                   fakelibvirt.VIR_ERR_OPERATION_FAILED)
         finally:
             self._started = None
-        connection.qemu_completed(self)
+        connection.qemu_says(self, 'MIGRATION', 5, status='completed')
+        if behaviour.fails_at_the_end:
+            time.sleep(0.2)
+            raise self._error(behaviour.fails_at_the_end,
+                              fakelibvirt.VIR_ERR_OPERATION_FAILED)
         host = urllib.parse.urlsplit(dconnuri).hostname
         incoming = connection.hosts[host].createXML(
             params['destination_xml'], 0)
@@ -252,6 +268,7 @@ class Connection(fakelibvirt.Connection):
         super().__init__(*args, hostname=hostname, **kwargs)
         self._callbacks = {}
         self._next_callback_id = 0
+        self.free_pages = {}
         self.hosts[hostname] = self
 
     def defineXML(self, xml):
@@ -269,6 +286,18 @@ class Connection(fakelibvirt.Connection):
                     if domain._transient]
         return super().listAllDomains(flags)
 
+    def isAlive(self):
+        return 1
+
+    def getVersion(self):
+        """That of the patched QEMU, which no test is about."""
+        return 10_000_002
+
+    def getFreePages(self, pages, start_cell, cell_count, flags=0):
+        return {cell: {size: free[size] for size in pages}
+                for cell, free in self.free_pages.items()
+                if start_cell <= cell < start_cell + cell_count}
+
     def domainEventRegisterAny(self, dom, eventid, callback, opaque):
         self._next_callback_id += 1
         self._callbacks[self._next_callback_id] = eventid, callback, opaque
@@ -284,10 +313,12 @@ class Connection(fakelibvirt.Connection):
                 callback(self, domain, *details, opaque)
 
 
-    def qemu_completed(self, domain) -> None:
-        for callback in list(self.qemu_callbacks.values()):
-            callback(self, domain, 'MIGRATION', 1, 2,
-                     '{"status": "completed"}', None)
+    def qemu_says(self, domain, event: str, at_ms: float, **details) -> None:
+        """Pass on what a QEMU says of itself, at its time."""
+        for wanted, callback in list(self.qemu_callbacks.values()):
+            if wanted == event:
+                callback(self, domain, event, 1_770_000_000,
+                         round(at_ms * 1000), json.dumps(details), None)
 
 
 class FakeLibvirt(fixtures.Fixture):
@@ -300,6 +331,7 @@ class FakeLibvirt(fixtures.Fixture):
         ``install_patched_qemu``
     :ivar monitor_commands: what QEMUs were told, with their arguments
     :ivar query_migrate: what QEMUs say about a migration
+    :ivar announced: (host, domain's uuid) of each announce-self
     """
 
     def install_patched_qemu(self, *features: str) -> None:
@@ -311,10 +343,14 @@ class FakeLibvirt(fixtures.Fixture):
         self.emulator.unlink()
 
     def _monitor_command(self, domain, command, flags):
+        command = json.loads(command)
+        if command['execute'] == 'announce-self':
+            self.announced.append((domain._connection.hostname,
+                                   domain.UUIDString()))
+            return json.dumps({'return': {}})
         if domain._emulator != str(self.emulator):
             raise AssertionError('who asks the distribution\'s QEMU marks '
                                  'the guest as tainted')
-        command = json.loads(command)
         self.monitor_commands.append(
             (command['execute'], command.get('arguments', {})))
         answers = {'query-migrate': self.query_migrate,
@@ -322,8 +358,9 @@ class FakeLibvirt(fixtures.Fixture):
         return json.dumps({'return': answers.get(command['execute'], {})})
 
     def _register(self, connection, domain, event, callback, opaque):
-        self.qemu_callbacks[len(self.qemu_callbacks)] = callback
-        return len(self.qemu_callbacks) - 1
+        self._callback_ids += 1
+        self.qemu_callbacks[self._callback_ids] = event, callback
+        return self._callback_ids
 
     def _deregister(self, connection, callback_id):
         del self.qemu_callbacks[callback_id]
@@ -332,11 +369,13 @@ class FakeLibvirt(fixtures.Fixture):
         self.hosts = {}
         self.calls = []
         self.monitor_commands = []
+        self.announced = []
         self.behaviour = Behaviour()
         self.emulator = pathlib.Path(
             self.useFixture(fixtures.TempDir()).join('qemu'))
         self.features = ()
         self.qemu_callbacks = {}
+        self._callback_ids = 0
         self.query_migrate = {}
         opts.register(cfg.CONF)
         # Not oslo.config's fixture: it resets all options at its end, and

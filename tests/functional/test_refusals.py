@@ -14,18 +14,13 @@
 
 import ddt
 import fixtures
+from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.virt.libvirt import driver as nova_driver
 
 from tests.functional import base
 
 
-@ddt.ddt
-class TestRefused(base.TwoHosts):
-    """What was stored without validation meets nova-compute.
-
-    The tests create their flavors with a microversion that does not validate
-    extra specs.
-    """
+class Refused(base.TwoHosts):
 
     def refusal(self, server: dict, host: str | None = 'dest') -> str:
         """Ask for a live migration and read from the API why there is none."""
@@ -40,6 +35,15 @@ class TestRefused(base.TwoHosts):
             if event['event'] == 'compute_check_can_live_migrate_destination')
         self.assertEqual(('Error', 'dest'), (failed['result'], failed['host']))
         return failed['details']
+
+
+@ddt.ddt
+class TestRefused(Refused):
+    """What was stored without validation meets nova-compute.
+
+    The tests create their flavors with a microversion that does not validate
+    extra specs.
+    """
 
     @ddt.data(
         ({'max_downtime_ms': '0'},
@@ -102,8 +106,49 @@ class TestRefused(base.TwoHosts):
             r'the guest has disks on host \w+ that are not shared '
             r"\('block-migration' is not in \[fastmig\]permitted_obstacles\)")
 
+    def test_the_ends_do_not_agree_on_tls(self):
+        server = self.boot_tagged()
+        self.flags(live_migration_with_native_tls=True, group='libvirt')
+        self.restart_compute_service('dest')
+        self.flags(live_migration_with_native_tls=False, group='libvirt')
+        self.assertIn(
+            '[libvirt]live_migration_with_native_tls is on on host dest and '
+            'off on host', self.refusal(server))
+
     def test_the_scheduler_chooses(self):
         """The host that was asked tells; the conductor only counts hosts."""
         server = self.boot_tagged(on_miss='shrug')
         self.assertIn("'fastmig:on_miss' = 'shrug' is not valid",
                       self.refusal(server, host=None))
+
+
+class TestHugepages(Refused):
+    """Pages that something else than Nova has taken."""
+
+    def host_info(self):
+        made = fakelibvirt.HostInfo(cpu_nodes=1, cpu_sockets=1, cpu_cores=2,
+                                    cpu_threads=1)
+        cell, = made.numa_topology.cells
+        cell.mempages = fakelibvirt.create_mempages([
+            (4, (made.kB_mem - 2048 * 1024) // 4), (2048, 1024)])
+        return made
+
+    def boot_with_1_gib(self, free_pages: int) -> dict:
+        for host in self.computes:
+            self.fake.hosts[host].free_pages = {0: {2048: free_pages}}
+        flavor = self._create_flavor(memory_mb=1024, vcpu=1, extra_spec={
+            'fastmig:enabled': 'true', 'hw:mem_page_size': '2048'})
+        return self._create_server(flavor_id=flavor, host='src',
+                                   networks='none')
+
+    def test_too_few_are_free(self):
+        self.assertIn(
+            'the guest needs 512 free hugepages of 2048 KiB on a NUMA node of '
+            'host dest, but 511 are free',
+            self.refusal(self.boot_with_1_gib(511)))
+
+    def test_enough_are_free(self):
+        server = self.boot_with_1_gib(512)
+        self._live_migrate(server)
+        self.wait_for_verdict(server)
+        self.assert_moved(server)

@@ -95,7 +95,8 @@ class LabTest(base.BaseTestCase):
             # the catalog has names that only the hosts can resolve
             compute_endpoint_override=f'http://{CONTROLLER_IP}:8774/v2.1',
             image_endpoint_override=f'http://{CONTROLLER_IP}:9292',
-            network_endpoint_override=f'http://{CONTROLLER_IP}:9696')
+            network_endpoint_override=f'http://{CONTROLLER_IP}:9696',
+            placement_endpoint_override=f'http://{CONTROLLER_IP}:8778')
         cls.compute = cls.cloud.compute
         cls.compute.default_microversion = '2.96'
 
@@ -130,11 +131,12 @@ class LabTest(base.BaseTestCase):
         self.compute.delete_server(server)
         self.compute.wait_for_delete(server, interval=0.3, wait=60)
 
-    def probe(self) -> probe_client.Probe:
+    def probe(self, rate: int = 1000,
+              seconds: int = 600) -> probe_client.Probe:
         return probe_client.Probe(
             STATE / 'share/bin/probe',
-            next(self.cloud.network.ports(device_id=self.uuid)),
-            answer_within_s=90)
+            next(self.cloud.network.ports(device_id=self.uuid)), rate=rate,
+            answer_within_s=90, seconds=seconds)
 
     # ---- what the hosts say
 

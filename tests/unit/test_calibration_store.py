@@ -12,6 +12,7 @@
 
 
 import pathlib
+import time
 from unittest import mock
 
 import fixtures
@@ -35,8 +36,9 @@ class TestStore(base.BaseTestCase):
             self.useFixture(fixtures.TempDir()).path, 'fastmig',
             'calibration.json')
 
-    def store(self, max_age_s=3600) -> calibration_store.Store:
-        return calibration_store.Store(str(self.path), max_age_s)
+    def store(self, max_age_s=3600,
+              retry_s=3600) -> calibration_store.Store:
+        return calibration_store.Store(str(self.path), max_age_s, retry_s)
 
     def fill(self, store, count=5) -> None:
         for _ in range(count):
@@ -45,7 +47,7 @@ class TestStore(base.BaseTestCase):
     def test_it_survives_a_restart(self):
         self.fill(self.store())
         again = self.store()
-        self.assertEqual(model.Estimate(6.5, 1e9, 5),
+        self.assertEqual(model.Estimate(6.5, 1e9, 5, 6.5),
                          again.estimate(PAIR, VERSIONS))
         self.assertEqual({PAIR: VERSIONS}, again.pairs())
 
@@ -106,4 +108,22 @@ class TestStore(base.BaseTestCase):
         store = calibration_store.Store.configured(conf)
         self.fill(store)
         self.assertTrue(self.path.exists())
-        self.assertEqual(86400, store._max_age_s)
+        self.assertEqual((86400, 3600), (store._max_age_s, store._retry_s))
+        conf.set_override('calibration_retry_s', 0, group='fastmig')
+        self.assertEqual(float('inf'), calibration_store.Store.configured(
+            conf)._retry_s)
+
+    def test_one_trial_at_a_time(self):
+        store = self.store(retry_s=0.2)
+        self.assertFalse(store.begin_trial(PAIR, VERSIONS))
+        self.fill(store)
+        self.assertFalse(store.is_trial_due(PAIR, VERSIONS))
+        self.assertFalse(store.begin_trial(PAIR, VERSIONS))
+        while not store.is_trial_due(PAIR, VERSIONS):
+            time.sleep(0.01)
+        before_s = time.time()
+        self.assertEqual([True, False], [
+            store.begin_trial(PAIR, VERSIONS) for _ in range(2)])
+        # It is not forgotten with a restart.
+        self.assertGreaterEqual(
+            self.store(retry_s=0.2).next_trial_s(PAIR), before_s + 0.2)

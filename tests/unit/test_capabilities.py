@@ -145,7 +145,8 @@ class TestRead(CapabilitiesTestCase):
                 'compute1', emulator=DEFAULT, qemu_version=(10, 0, 13),
                 qemu_series='', qemu_features=frozenset(),
                 libvirt_version=(11, 3, 2),
-                driver_version=capabilities.OWN_VERSION),
+                driver_version=capabilities.OWN_VERSION,
+                native_tls=False),
             self.read())
 
     def test_patched_qemu(self):
@@ -156,7 +157,8 @@ class TestRead(CapabilitiesTestCase):
                 qemu_version=(10, 0, 2), qemu_series='nova-fastmig 3',
                 qemu_features=frozenset({model.QemuFeature.EARLY_RESUME}),
                 libvirt_version=(11, 3, 2),
-                driver_version=capabilities.OWN_VERSION),
+                driver_version=capabilities.OWN_VERSION,
+                native_tls=False),
             self.read())
 
     def test_a_guest_on_the_distributions_qemu(self):
@@ -193,11 +195,42 @@ class TestRead(CapabilitiesTestCase):
         self.monitor.side_effect = libvirt.libvirtError('busy')
         self.assertFalse(self.read(guest).patched_qemu)
 
+    def test_settings_of_nova(self):
+        self.conf.config(group='libvirt', live_migration_with_native_tls=True,
+                         virt_type='qemu')
+        caps = self.read()
+        self.assertEqual((True, True), (caps.native_tls, caps.emulates))
+        self.conf.config(group='libvirt', virt_type='kvm')
+        self.assertFalse(self.read().emulates)
+
+
+class TestFreePages(base.BaseTestCase):
+
+    def free(self, sizes_kib, nodes: int, pages: dict) -> dict:
+        host = mock.Mock()
+        caps = host.get_capabilities.return_value.host
+        caps.topology = nodes and mock.Mock(cells=[None] * nodes)
+        self.ask = host.get_connection.return_value.getFreePages
+        self.ask.return_value = pages
+        return capabilities.free_pages(host, sizes_kib)
+
+    def test_each_node(self):
+        self.assertEqual(
+            {2048: [7, 9], 1048576: [1, 0]},
+            self.free({1048576, 2048}, 2,
+                      {0: {2048: 7, 1048576: 1}, 1: {2048: 9}}))
+        self.ask.assert_called_once_with([2048, 1048576], 0, 2)
+
+    def test_a_host_without_topology(self):
+        self.assertEqual({2048: [7]}, self.free({2048}, 0, {0: {2048: 7}}))
+        self.ask.assert_called_once_with([2048], 0, 1)
+
 
 @ddt.ddt
 class TestStats(base.BaseTestCase):
 
-    @ddt.data(values.host(), values.patched_host())
+    @ddt.data(values.host(), values.patched_host(),
+              values.host(native_tls=True), values.host(native_tls=False))
     def test_round_trip(self, caps):
         stats = capabilities.to_stats(caps)
         self.assertTrue(all(isinstance(each, str) for each in stats.values()))
@@ -243,3 +276,31 @@ class TestPeer(base.BaseTestCase):
             side_effect=nova_exception.ComputeHostNotFound(host='x')))
         self.assertIsNone(self.peer(return_value=mock.Mock(stats={
             'fastmig_driver': '1', 'fastmig_qemu_version': 'ten'})))
+
+
+class TestWhoAsks(base.BaseTestCase):
+
+    def ask(self, *events, **get) -> str | None:
+        context = mock.Mock(request_id='req-1')
+        with (mock.patch.object(
+                objects.InstanceAction, 'get_by_request_id', **get) as action,
+              mock.patch.object(
+                  objects.InstanceActionEventList, 'get_by_action',
+                  return_value=[mock.Mock(event=event, host=host)
+                                for event, host in events])):
+            found = capabilities.who_asks(context, 'uuid')
+        action.assert_called_once_with(context, 'uuid', 'req-1')
+        return found
+
+    CHECK = 'compute_check_can_live_migrate_destination'
+
+    def test_the_newest_check(self):
+        self.assertEqual('compute3', self.ask(
+            ('compute_check_can_live_migrate_source', 'compute1'),
+            (self.CHECK, 'compute3'), (self.CHECK, 'compute2')))
+
+    def test_it_cannot_be_told(self):
+        self.assertIsNone(self.ask())
+        self.assertIsNone(self.ask((self.CHECK, 'compute3'),
+                                   return_value=None))
+        self.assertIsNone(self.ask(side_effect=ValueError))

@@ -131,6 +131,8 @@ class TestTransportSettings(base.BaseTestCase):
             [cfg.BoolOpt('live_migration_tunnelled', default=False),
              cfg.BoolOpt('live_migration_permit_post_copy', default=False)],
             group='libvirt')
+        made.register_opt(cfg.BoolOpt('skip_hypervisor_version_check_on_lm',
+                                      default=False), group='workarounds')
         made([], default_config_files=[], default_config_dirs=[])
         self.assertEqual(values.transport(), conf.transport_settings(made))
         made.set_override('live_migration_tunnelled', True, 'libvirt')
@@ -140,6 +142,9 @@ class TestTransportSettings(base.BaseTestCase):
         self.assertEqual(
             values.transport(tunnelled=True, post_copy_permitted=True),
             conf.transport_settings(made))
+        made.set_override('skip_hypervisor_version_check_on_lm', True,
+                          'workarounds')
+        self.assertTrue(conf.transport_settings(made).older_qemu_permitted)
 
 
 class TestSample(base.BaseTestCase):

@@ -140,6 +140,8 @@ class TestFastMigDriver(base.BaseTestCase):
                 ('pre_live_migration', True, 4)):
             with (mock.patch.object(nova_driver.LibvirtDriver, name) as stock,
                   mock.patch.object(driver.session, 'check_host')):
+                sessions.plug.side_effect = (
+                    lambda context, instance, migrate_data, plug: plug())
                 getattr(made, name)(None, mock.sentinel.instance,
                                     *arguments * (None,))
             stock.assert_called_once()
@@ -147,15 +149,34 @@ class TestFastMigDriver(base.BaseTestCase):
                                                     is_next=is_next)
             sessions.reset_mock()
 
+    def test_ports_left_over_are_unplugged(self):
+        made = self.make()
+        made._sessions = mock.Mock()
+        made._sessions.left_over.return_value = [('instance', ['port'])]
+        with (mock.patch.object(nova_driver.LibvirtDriver,
+                                'get_available_resource', return_value={}),
+              mock.patch.object(nova_driver.LibvirtDriver, '_unplug_vifs')
+              as unplug,
+              mock.patch.object(capabilities, 'read',
+                                return_value=values.host()),
+              mock.patch.object(driver.fast_guest, 'persist_all')):
+            made.get_available_resource('node')
+        unplug.assert_called_once_with(
+            'instance', made._sessions.plan_ports.return_value, True)
+
     def test_the_guest_is_checked_with_what_nova_has_found(self):
         with (mock.patch.object(nova_driver.LibvirtDriver,
                                 'check_can_live_migrate_source') as stock,
               mock.patch.object(driver.session, 'check_host') as host,
               mock.patch.object(driver.session, 'check_guest') as guest):
             made = self.make()
+            made._sessions = sessions = mock.Mock()
             self.assertIs(stock.return_value,
                           made.check_can_live_migrate_source(
-                              None, mock.sentinel.instance, None))
+                              mock.sentinel.context, mock.sentinel.instance,
+                              None))
+        sessions.check_pair.assert_called_once_with(
+            mock.sentinel.context, mock.sentinel.instance, stock.return_value)
         host.assert_called_once_with(made._host, mock.sentinel.instance,
                                      running_here=True)
         guest.assert_called_once_with(made._host, mock.sentinel.instance,
@@ -171,16 +192,19 @@ class TestFastMigDriver(base.BaseTestCase):
                   'rollback_live_migration_at_destination'),
               mock.patch.object(nova_driver.LibvirtDriver,
                                 'post_live_migration_at_destination'),
+              mock.patch.object(driver.fast_guest, 'announce_by_uuid'),
               mock.patch.object(driver.fast_guest, 'persist_by_uuid')):
-            for end in (
-                    lambda: made.emit_event(event.LifecycleEvent(
-                        'uuid', event.EVENT_LIFECYCLE_STOPPED)),
-                    lambda: made.rollback_live_migration_at_destination(
-                        None, guest, None, None),
-                    lambda: made.post_live_migration_at_destination(
-                        None, guest, None)):
+            for called, end in (
+                    ('arrived', lambda: made.emit_event(event.LifecycleEvent(
+                        'uuid', event.EVENT_LIFECYCLE_STOPPED))),
+                    ('arrived',
+                     lambda: made.rollback_live_migration_at_destination(
+                         None, guest, None, None)),
+                    ('landed',
+                     lambda: made.post_live_migration_at_destination(
+                         None, guest, None))):
                 end()
-                sessions.arrived.assert_called_once_with('uuid')
+                getattr(sessions, called).assert_called_once_with('uuid')
                 sessions.reset_mock()
 
     def test_traits_come_and_go(self):
@@ -201,14 +225,13 @@ class TestFastMigDriver(base.BaseTestCase):
             self.assertEqual({'CUSTOM_OTHER', *traits},
                              set(tree.data('node').traits))
 
-    def test_a_resumed_guest_is_made_persistent(self):
+    def test_a_resumed_guest_is_welcome(self):
         made = self.make()
         with (mock.patch.object(nova_driver.LibvirtDriver, 'emit_event'),
-              mock.patch.object(driver.fast_guest, 'persist_by_uuid')
-              as persist):
+              mock.patch.object(driver.fast_guest, 'welcome') as welcome):
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_PAUSED))
-            persist.assert_not_called()
+            welcome.assert_not_called()
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_RESUMED))
-            persist.assert_called_once_with(made._host, 'uuid')
+            welcome.assert_called_once_with(made._host, 'uuid')

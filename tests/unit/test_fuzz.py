@@ -15,6 +15,8 @@
 The tests go through ``session``, where everything meets.
 """
 
+import dataclasses
+import math
 import types
 from unittest import mock
 
@@ -24,7 +26,9 @@ import libvirt
 from nova.api.validation.extra_specs import validators
 from nova import exception as nova_exception
 from oslo_config import cfg
+from oslotest import base
 
+from nova_fastmig import blackout
 from nova_fastmig import conf
 from nova_fastmig import exception
 from nova_fastmig import model
@@ -58,8 +62,15 @@ finished = st.fixed_dictionaries({
 happenings = st.lists(st.one_of(
     st.tuples(st.just('iteration'), numbers),
     st.tuples(st.just('completed'), finished | statistics),
-    st.tuples(st.just('qemu'), st.sampled_from(
-        ['{"status": "completed"}', '{"status": "failed"}', '{}', '', None])),
+    st.tuples(st.just('qemu'), st.tuples(
+        st.sampled_from(['MIGRATION', 'STOP', 'RESUME', 'NEW']),
+        st.sampled_from([
+            '{"status": "completed"}', '{"status": "device"}',
+            '{"status": "pre-switchover"}', '{"status": "failed"}',
+            '{"status": null}', '{"status": {}}', '{}', '', None, '{', '[]',
+            '7', '"completed"']),
+        # Out of order, absurd.
+        st.integers(0, 3) | numbers, st.integers(0, 999999) | numbers)),
     st.tuples(st.just('other domain'), statistics)), max_size=8)
 
 error_codes = st.sampled_from([
@@ -92,12 +103,14 @@ class TestMigration(test_session.SessionTestCase):
                     'run_tasks', 'run_recover_tasks', 'find_job_type',
                     'trigger_postcopy_switch', 'save_stats')),
                 (session.fast_guest.FastGuest, ('query_migrate',)),
-                (session, ('_COMPLETED_STATS_TIMEOUT_S',))):
+                (session, ('_COMPLETED_STATS_TIMEOUT_S',
+                           '_RESUME_TIMEOUT_S'))):
             for name in names:
                 patch = mock.patch.object(target, name)
                 setattr(self, name, patch.start())
                 self.addCleanup(patch.stop)
         session._COMPLETED_STATS_TIMEOUT_S = 0
+        session._RESUME_TIMEOUT_S = 0
         self.query_migrate.return_value = {}
 
     def run_one(self, during, jobs, paused, ended, job_type, final):
@@ -113,12 +126,14 @@ class TestMigration(test_session.SessionTestCase):
             domain
         """
         called = []
-        domain = mock.create_autospec(libvirt.virDomain, instance=True)
+        # create_autospec takes a tenth of a second, for each example.
+        domain = mock.Mock(spec=libvirt.virDomain)
         domain.migrateGetMaxDowntime.return_value = 300
         the_sla = values.sla(max_total_ms=600000)
         made = session.Session(
             self.host, test_session.instance(), 'compute2', the_sla,
-            values.plan(sla=the_sla, total_limit_ms=600000))
+            values.plan(sla=the_sla, total_limit_ms=600000),
+            mock.Mock(**{'wait.return_value': None}))
         events = watch.Events(None, UUID, made._mailbox)
         during, jobs, paused = list(during), list(jobs), list(paused)
 
@@ -144,8 +159,8 @@ class TestMigration(test_session.SessionTestCase):
                 None, mine, stats, None),
             'other domain': lambda stats: events._on_job_completed(
                 None, other, stats, None),
-            'qemu': lambda details: events._on_qemu(
-                None, mine, 'MIGRATION', 0, 0, details, None)}
+            'qemu': lambda said: events._on_qemu(
+                None, mine, said[0], said[2], said[3], said[1], None)}
 
         def look(*args):
             if during:
@@ -194,11 +209,24 @@ class TestMigration(test_session.SessionTestCase):
             (made.downtime.measured_ms, made.total.measured_ms,
              made.verdict))
 
+        self.check_parts(made)
         line = fastmig_report.to_line(made)
         self.assertLessEqual(len(line), fastmig_report.MAX_LINE_CHARS)
         shown = fastmig_report.parse_line(line)
         self.assertEqual((made.verdict, made.outcome),
                          (shown['verdict'], shown['outcome']))
+
+    def check_parts(self, made: model.SlaReport) -> None:
+        """No part of a blackout is negative, and none is made up."""
+        moved = made.outcome is model.Outcome.COMPLETED
+        self.assertIn(None, (made.parts, made.source_pause_ms))
+        if made.parts is not None:
+            self.assertTrue(moved)
+            for value in dataclasses.asdict(made.parts).values():
+                self.assertTrue(value is None or 0 <= value < math.inf)
+        if made.source_pause_ms is not None:
+            self.assertFalse(moved)
+            self.assertTrue(0 <= made.source_pause_ms < math.inf)
 
     def verdict_of(self, events) -> tuple:
         """What libvirt's last word on the finished job amounts to."""
@@ -215,6 +243,47 @@ class TestMigration(test_session.SessionTestCase):
         if None in (downtime, total):
             return downtime, total, model.Verdict.UNKNOWN
         return downtime, total, model.Verdict.MET
+
+
+# Whatever JSON can hold, under QEMU's names.
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.text(max_size=5), inner, max_size=3), max_leaves=5)
+times = st.dictionaries(st.sampled_from([
+    'stop', 'stopped', 'pages-sent', 'devices-sent', 'pages-loaded',
+    'devices-loaded', 'resume', 'clock-offset', 'clock-error']),
+    st.integers(0, 20_000_000) | anything)
+patched_qemu = st.fixed_dictionaries({}, optional={
+    'status': anything,
+    'x-blackout': times | anything,
+    'x-features': st.lists(st.sampled_from(model.QemuFeature)) | anything})
+
+
+class TestPatchedQemu(base.BaseTestCase):
+
+    @hypothesis.given(patched_qemu, finished)
+    def test_whatever_it_tells(self, qemu, stats):
+        completed = watch.to_completed(stats, qemu)
+        told = completed.blackout
+        if told is not None:
+            self.assertLessEqual(
+                {'stop', 'stopped', 'pages-sent', 'devices-sent',
+                 'clock-error'}, qemu['x-blackout'].keys())
+            for name, value in dataclasses.asdict(told).items():
+                if value is not None and name != 'clock_offset_ms':
+                    self.assertGreaterEqual(value, 0, name)
+        made = fastmig_report.make(
+            UUID, 'compute1', 'compute2', values.sla(), (), completed,
+            parts=blackout.split(completed))
+        if made.downtime.measured_by == fastmig_report.QEMU:
+            resumed_ns = (qemu['x-blackout']['resume'] -
+                          qemu['x-blackout']['stop'])
+            self.assertEqual(-(-resumed_ns // 1_000_000),
+                             made.downtime.measured_ms)
+        if made.verdict is model.Verdict.MET:
+            self.assertLessEqual(made.downtime.measured_ms, 10)
+            self.assertLessEqual(made.total.measured_ms, 2000)
 
 
 # Texts that look like numbers, booleans, keys and code, and any others.

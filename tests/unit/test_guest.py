@@ -174,9 +174,16 @@ class TestMigrate(base.BaseTestCase):
     def test_parameters(self):
         self.migrate(values.plan(parallel_connections=4))
         params = self.call()['params']
+        self.assertNotIn('bandwidth.avail.switchover', params)
         self.assertEqual(4, params['parallel.connections'])
         self.assertEqual((5, '<domain/>'),
                          (params['bandwidth'], params['destination_xml']))
+
+    def test_what_qemu_is_to_expect(self):
+        self.migrate(values.plan(switchover_bandwidth_mib_s=900))
+        params = self.call()['params']
+        self.assertEqual(900, params['bandwidth.avail.switchover'])
+        self.assertNotIn('parallel.connections', params)
 
     def test_bandwidth(self):
         """Nova's own limit is 5 here."""
@@ -264,6 +271,22 @@ class TestQuestions(base.BaseTestCase):
         made.jobStats.side_effect = libvirt.libvirtError('no domain')
         self.assertEqual({},
                          guest.FastGuest(made, values.plan()).job_stats())
+
+    def test_has_ended_here(self):
+        made = domain()
+        fast = guest.FastGuest(made, values.plan())
+        for state, expected in (
+                (RUNNING, False),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_CRASHED], True),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED], False),
+                ([libvirt.VIR_DOMAIN_SHUTOFF,
+                  libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN], False)):
+            made.state.return_value = state
+            self.assertEqual(expected, fast.has_ended_here())
+        made.state.side_effect = libvirt.libvirtError('no domain')
+        self.assertFalse(fast.has_ended_here())
 
     def test_is_paused(self):
         made = domain()

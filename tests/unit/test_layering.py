@@ -13,6 +13,7 @@
 """The import rules, read from the code itself."""
 
 import ast
+import configparser
 import pathlib
 import sys
 
@@ -23,8 +24,8 @@ import nova_fastmig
 
 ROOT = pathlib.Path(nova_fastmig.__file__).parent
 
-PURE = {'calibration', 'exception', 'forecast', 'ledger', 'model', 'request',
-        'plan', 'policy', 'report'}
+PURE = {'blackout', 'calibration', 'exception', 'forecast', 'gate', 'ledger',
+        'model', 'request', 'plan', 'policy', 'report'}
 # They may use each other, too.
 PURE_BENCH = {'bench.scenario', 'bench.catalog', 'bench.schedules'}
 # In the standard library, yet not pure.
@@ -78,6 +79,15 @@ class TestLayering(base.BaseTestCase):
     def test_the_modules_that_the_rules_name_exist(self):
         self.assertEqual(
             set(), (PURE | PURE_BENCH | MAY_USE_LIBVIRT) - set(MODULES))
+
+    def test_the_branches_of_all_pure_modules_are_covered(self):
+        config = configparser.ConfigParser()
+        config.read(ROOT.parent / 'tests' / 'pure.coveragerc')
+        for section in 'run', 'report':
+            named = {pathlib.PurePath(path).stem
+                     for path in config[section]['include'].split()}
+            self.assertEqual(set(), PURE - named)
+            self.assertEqual(set(), named - set(MODULES))
 
     @ddt.data(*sorted(PURE))
     def test_pure_modules_import_nothing_else(self, name):

@@ -51,4 +51,4 @@ class TestConventions(base.BaseTestCase):
             for field in dataclasses.fields(each):
                 if field.type in NUMBERS and field.name not in countless:
                     self.assertRegex(
-                        field.name, '_(ms|bytes|bytes_per_s|mib_s)$', each)
+                        field.name, '_(ms|us|bytes|bytes_per_s|mib_s)$', each)

@@ -383,6 +383,72 @@ class TestTrend(base.BaseTestCase):
              for elapsed_ms in (-2, 0, 5999, 6002, 6501)])
 
 
+    @hypothesis.given(
+        part=st.floats(0.1, 1), ratio=st.floats(0.3, 3),
+        deadlines=st.lists(st.integers(500, 100000), min_size=2, max_size=2),
+        looks=st.integers(1, 3))
+    def test_more_time_never_ends_it_sooner(self, part, ratio, deadlines,
+                                            looks):
+        run = Migration(512 * MIB, 512 * MIB * part, 200 * MIB * ratio,
+                        200 * MIB, 200000, looks)
+        less, more = (run.first_verdict(deadline_ms)
+                      for deadline_ms in sorted(deadlines))
+        if less is None:
+            self.assertIsNone(more)
+        elif more is not None:
+            self.assertLessEqual(less[0], more[0])
+
+    @hypothesis.given(
+        part=st.floats(0.1, 1), ratio=st.floats(0.3, 3),
+        limits=st.lists(st.integers(1, 1000), min_size=2, max_size=2))
+    def test_nor_does_a_higher_downtime_limit(self, part, ratio, limits):
+        run = Migration(512 * MIB, 512 * MIB * part, 200 * MIB * ratio,
+                        200 * MIB, 30000)
+        less, more = (
+            policy.decide(
+                values.plan(downtime_limit_ms=limit_ms, total_limit_ms=20000),
+                run.samples[-1].elapsed_ms, False, False, False, None,
+                run.samples).action
+            for limit_ms in sorted(limits))
+        if less is model.Action.CONTINUE:
+            self.assertIs(model.Action.CONTINUE, more)
+
+    def test_what_qemu_was_told_to_expect_fits_too(self):
+        """It switches over by that, and not by what it has seen."""
+        run = Migration(512 * MIB, 64 * MIB, 60 * MIB, 32 * MIB, 60000, 1)
+        last_ms = run.samples[-1].elapsed_ms
+        for mib_s, action in ((None, 'abort'), (16, 'abort'),
+                              (6400, 'continue')):
+            self.assertEqual(action, policy.decide(
+                values.plan(total_limit_ms=last_ms + 6500,
+                            switchover_bandwidth_mib_s=mib_s),
+                last_ms, False, False, False, None, run.samples).action)
+
+    @hypothesis.given(
+        st.sampled_from(model.OnMiss), st.floats(0, 1e9), st.booleans(),
+        st.booleans(), st.none() | st.integers(1), st.floats(0, 1e9),
+        st.booleans())
+    def test_there_is_no_way_back_from_post_copy(
+            self, on_miss, elapsed_ms, paused, possible, give_up_ms,
+            paused_ms, has_samples):
+        run = Migration(512 * MIB, 64 * MIB, 60 * MIB, 32 * MIB, 60000)
+        self.assertIs(model.Action.CONTINUE, policy.decide(
+            values.plan(sla=values.sla(on_miss=on_miss)), elapsed_ms, paused,
+            True, possible, give_up_ms, run.samples if has_samples else (),
+            paused_ms).action)
+
+    @hypothesis.given(
+        st.sampled_from(model.OnMiss), st.floats(0, 1e9), st.booleans(),
+        st.floats(0, 1e9))
+    def test_a_pause_that_is_no_switchover_changes_nothing(
+            self, on_miss, elapsed_ms, possible, paused_ms):
+        run = Migration(512 * MIB, 64 * MIB, 60 * MIB, 32 * MIB, 60000)
+        plan = values.plan(sla=values.sla(on_miss=on_miss))
+        self.assertEqual(*(policy.decide(
+            plan, elapsed_ms, False, False, possible, None, run.samples,
+            each_ms) for each_ms in (0, paused_ms)))
+
+
 anything = st.none() | st.integers(-(1 << 70), 1 << 70)
 rubbish = st.builds(policy.Sample, *[anything] * 6)
 plausible = st.builds(

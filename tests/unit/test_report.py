@@ -77,6 +77,22 @@ class TestPatchedQemu(base.BaseTestCase):
         self.assertEqual(19, made.downtime_libvirt_ms)
         self.assertEqual(resumed_ms, made.blackout.resumed_ms)
 
+    def test_a_blackout_whose_end_qemu_does_not_know(self):
+        made = self.make(blackout=values.blackout(resumed_ms=None),
+                         resumed_by_qemu=False, downtime_ms=11)
+        self.assertEqual((11, report.LIBVIRT, 'missed'), (
+            made.downtime.measured_ms, made.downtime.measured_by,
+            made.downtime.verdict))
+
+    def test_what_is_beside_the_verdict(self):
+        beside = {'parts': model.BlackoutParts(transfer_ms=3.0),
+                  'source_pause_ms': 0.0,
+                  'nova': model.NovaTimes(5000, 10, 700)}
+        made = report.make(UUID, 'compute1', 'compute2', values.sla(), (),
+                           values.completed(), **beside)
+        self.assertEqual(beside, {
+            name: getattr(made, name) for name in beside})
+
     @ddt.data((10, 'met'), (11, 'unknown'))
     @ddt.unpack
     def test_libvirt_counts_on_after_an_early_resume(self, ms, verdict):
@@ -231,7 +247,7 @@ class TestLine(base.BaseTestCase):
             concessions=('has a GPU',)).reason)
 
     def test_what_qemu_got_and_why(self):
-        expected = model.Estimate(6.5, 1e9, 12)
+        expected = model.Estimate(6.5, 1e9, 12, 6.0)
         made = report.make(UUID, 'a', 'b', values.sla(), (),
                            values.completed(), downtime_limit_ms=3,
                            expected=expected)

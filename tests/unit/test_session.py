@@ -13,7 +13,9 @@
 import collections
 import contextlib
 import dataclasses
+import datetime
 import pathlib
+import time
 import types
 from unittest import mock
 
@@ -23,6 +25,7 @@ import libvirt
 from nova import exception as nova_exception
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
+from oslo_utils import timeutils
 from oslotest import base
 
 from nova_fastmig import calibration
@@ -45,7 +48,7 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 
 def instance(**extra_specs):
     return types.SimpleNamespace(
-        uuid=UUID, name='instance-1',
+        uuid=UUID, name='instance-1', numa_topology=None,
         flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
             f'fastmig:{key}': value for key, value in extra_specs.items()}))
 
@@ -70,6 +73,11 @@ class SessionTestCase(base.BaseTestCase):
                             ('peer', lambda *args: self.peer)):
             patch = mock.patch.object(session.capabilities, name, value)
             patch.start()
+            self.addCleanup(patch.stop)
+        for name in 'Register', 'Deregister':
+            patch = mock.patch.object(session.watch.libvirt_qemu,
+                                      f'qemuMonitorEvent{name}')
+            setattr(self, f'qemu_event_{name.lower()}', patch.start())
             self.addCleanup(patch.stop)
 
 
@@ -104,6 +112,42 @@ class TestCheckHost(SessionTestCase):
     def test_what_the_host_lacks(self):
         self.assertIn('(/usr/bin/qemu-system-x86_64) is not patched',
                       self.refusal(enabled='true', qemu='patched'))
+
+    def numa(self, *cells) -> types.SimpleNamespace:
+        """A guest with cells of (page size in KiB, MiB)."""
+        guest = instance(enabled='true')
+        guest.numa_topology = types.SimpleNamespace(cells=[
+            types.SimpleNamespace(pagesize=pagesize, memory=memory)
+            for pagesize, memory in cells])
+        return guest
+
+    def test_hugepages_that_are_not_free(self):
+        self.conf.config(host='here')
+        guest = self.numa((2048, 512), (2048, 513))
+        with mock.patch.object(session.capabilities, 'free_pages',
+                               return_value={2048: [257, 256]}) as free:
+            session.check_host(self.host, guest)
+            free.return_value = {2048: [257, 255]}
+            error = self.assertRaises(
+                nova_exception.MigrationPreCheckError, session.check_host,
+                self.host, guest)
+            self.assertIn(
+                'the guest needs 256 free hugepages of 2048 KiB on a NUMA '
+                'node of host here, but 255 are free', str(error))
+            free.assert_called_with(self.host, {2048})
+            # At the source it has them.
+            session.check_host(self.host, guest, running_here=True)
+
+    @ddt.data((), ((4, 512),), ((None, 512),))
+    def test_a_guest_without_hugepages(self, cells):
+        with mock.patch.object(session.capabilities, 'free_pages') as free:
+            session.check_host(self.host, self.numa(*cells))
+        free.assert_not_called()
+
+    def test_a_libvirt_that_does_not_count_pages(self):
+        with mock.patch.object(session.capabilities, 'free_pages',
+                               side_effect=error(1)):
+            session.check_host(self.host, self.numa((2048, 512)))
 
     def test_a_contradictory_configuration(self):
         self.conf.config(group='fastmig', default_max_downtime_ms=2000)
@@ -260,7 +304,7 @@ class TestSessionsRun(SessionTestCase):
         self.assertIsNone(self.reports[0].expected)
         self.learn(6.5)
         self.assertEqual(3, self.limit())
-        self.assertEqual(model.Estimate(6.5, 1e9, 5),
+        self.assertEqual(model.Estimate(6.5, 1e9, 5, 6.5),
                          self.reports[1].expected)
 
     def test_what_other_versions_taught_does_not_count(self):
@@ -279,8 +323,91 @@ class TestSessionsRun(SessionTestCase):
         self.recover.assert_called_once_with('failed')
         report, = self.reports
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
-        self.assertIn('9.5 ms do not depend on memory (as learned from the '
-                      'last 5 migrations)', report.reason)
+        self.assertIn('9.5 ms do not depend on memory (learned from 5 '
+                      'migrations)', report.reason)
+
+    def check_pair(self, asking='compute2', **extra_specs) -> None:
+        with mock.patch.object(session.capabilities, 'who_asks',
+                               return_value=asking) as self.who_asks:
+            self.sessions.check_pair(
+                CONTEXT, instance(enabled='true', **extra_specs), None)
+
+    def pair_refusal(self, **extra_specs) -> str:
+        return str(self.assertRaises(
+            nova_exception.MigrationPreCheckError, self.check_pair,
+            **extra_specs))
+
+    def test_it_is_told_before_it_starts(self):
+        self.check_pair()
+        self.who_asks.assert_called_once_with(CONTEXT, UUID)
+        self.learn(9.5)
+        self.assertIn('9.5 ms do not depend on memory', self.pair_refusal())
+        self.check_pair(max_downtime_ms='11')
+        # Another destination may be better, and one that is not known is
+        # found out about later.
+        self.peer = values.host(host='compute3')
+        self.check_pair('compute3')
+        self.check_pair(None)
+
+    def test_all_that_the_two_hosts_lack(self):
+        self.caps = values.host(native_tls=True)
+        self.peer = values.host(host='compute2', native_tls=False)
+        self.learn(9.5)
+        refusal = self.pair_refusal(qemu='patched')
+        for words in ('native_tls is on on host compute1 and off on host '
+                      'compute2', '9.5 ms do not depend', 'of host compute2 '
+                      '(/usr/bin/qemu-system-x86_64) is not patched'):
+            self.assertIn(words, refusal)
+
+    def test_an_untagged_guest_costs_no_question_about_the_pair(self):
+        self.caps = None
+        self.sessions.check_pair(CONTEXT, instance(), None)
+
+    def test_a_check_reserves_nothing(self):
+        with mock.patch.object(self.sessions._reservations, 'take') as take:
+            self.check_pair()
+        take.assert_not_called()
+
+    def test_a_trial(self):
+        self.conf.config(group='fastmig', calibration_retry_s=1000)
+        self.sessions._calibration = calibration_store.Store.configured(
+            cfg.CONF)
+        self.learn(9.5)
+        self.assertIsNone(self.limit())
+        # The learned ones are old enough now.
+        self.sessions._calibration._retry_s = 0
+        self.check_pair()
+        self.assertEqual(1, self.limit())
+        self.assertIn('a trial, because the flavor allows',
+                      self.reports[-1].reason)
+        # It has just been tried.
+        self.sessions._calibration._retry_s = 1000
+        self.assertIsNone(self.limit())
+        self.assertIn('9.5 ms do not depend', self.pair_refusal())
+
+    def test_two_trials_at_once(self):
+        self.learn(9.5)
+        with (mock.patch.object(self.sessions._calibration, 'is_trial_due',
+                                return_value=True),
+              mock.patch.object(self.sessions._calibration, 'begin_trial',
+                                return_value=False)):
+            self.assertIsNone(self.limit())
+        self.assertIn('a trial between host compute1 and host compute2 has '
+                      'just begun', self.reports[-1].reason)
+
+    def test_what_qemu_is_to_expect(self):
+        def plan_of() -> model.Plan:
+            self.migrate.side_effect = lambda: plans.append(
+                self.sessions.get(instance())._plan)
+            plans = []
+            self.run_one(instance(enabled='true'))
+            return plans[0]
+
+        self.assertIsNone(plan_of().switchover_bandwidth_mib_s)
+        self.learn(6.5)
+        self.assertEqual(953, plan_of().switchover_bandwidth_mib_s)
+        self.conf.config(group='fastmig', switchover_bandwidth_mib_s=1200)
+        self.assertEqual(1200, plan_of().switchover_bandwidth_mib_s)
 
     def test_an_obstacle_that_is_no_longer_permitted(self):
         self.xml.return_value = SRIOV
@@ -415,6 +542,12 @@ class TestFollow(SessionTestCase):
         self.migration = types.SimpleNamespace(status='running')
         self.post = mock.Mock()
         self.recover = mock.Mock()
+        self.bindings = mock.Mock(**{'wait.return_value': 41.0})
+        # libvirt's own functions would leave an error behind, which the next
+        # libvirtError of a test would show.
+        for name in ('Register', 'Deregister'):
+            self.useFixture(fixtures.MockPatchObject(
+                session.watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
                      'trigger_postcopy_switch', 'save_stats'):
             patch = mock.patch.object(session.nova_migration, name)
@@ -433,7 +566,7 @@ class TestFollow(SessionTestCase):
             session.plan.make(
                 the_sla, self.caps, self.peer,
                 values.transport(post_copy_permitted=True),
-                frozenset(model.QemuFeature)))
+                frozenset(model.QemuFeature)), self.bindings)
         return made
 
     def follow(self, made: session.Session, post_copy_possible=True,
@@ -466,6 +599,62 @@ class TestFollow(SessionTestCase):
                                     report.total.measured_ms))
         self.post.assert_called_once_with()
         self.recover.assert_not_called()
+
+    def test_the_time_outside_of_libvirt(self):
+        made = session.Session(
+            self.host, instance(), 'compute2', values.sla(), values.plan(),
+            self.bindings, waited_ms=120)
+        asked_at = timeutils.utcnow(with_timezone=True)
+        self.migration.created_at = asked_at - datetime.timedelta(seconds=3)
+        self.post.side_effect = lambda: time.sleep(0.05)
+        self.complete(downtime=6, time_elapsed=900)
+        self.end_with(made)
+        times = self.follow(made).nova
+        self.assertEqual(120, times.waited_ms)
+        self.assertGreaterEqual(times.before_ms, 3000)
+        self.assertLess(times.before_ms, 60000)
+        self.assertGreaterEqual(times.after_ms, 50)
+
+    def test_a_migration_that_was_asked_for_in_the_future(self):
+        made = self.make()
+        self.migration.created_at = (timeutils.utcnow(with_timezone=True) +
+                                     datetime.timedelta(seconds=3))
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual(model.NovaTimes(0, 0, None), self.follow(made).nova)
+
+    def test_one_that_nobody_knows_the_time_of(self):
+        made = self.make()
+        self.end_with(made)
+        self.assertIsNone(self.follow(made).nova.before_ms)
+
+    def say(self, made: session.Session, **at_ms) -> None:
+        """Let the source's QEMU tell."""
+        for name, ms in at_ms.items():
+            made._mailbox.put(model.Moment(name, round(ms * 1000)))
+
+    def test_the_parts_of_the_blackout(self):
+        made = self.make()
+        self.complete(downtime=6, time_elapsed=900)
+        self.say(made, stop=0, device=1, completed=4)
+        self.end_with(made)
+        report = self.follow(made)
+        self.assertEqual(
+            model.BlackoutParts(qemu_stop_ms=1, transfer_ms=3,
+                                libvirt_handover_ms=2), report.parts)
+        self.assertIsNone(report.source_pause_ms)
+
+    def test_a_guest_that_was_never_stopped(self):
+        made = self.make()
+        self.say(made, active=0, cancelled=9)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        self.assertEqual((0, None), (report.source_pause_ms, report.parts))
+
+    def test_a_guest_that_was_stopped_in_vain(self):
+        made = self.make()
+        self.say(made, stop=5, device=6, failed=7, resume=40)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual(35, self.follow(made).source_pause_ms)
 
     def lessons(self, made: session.Session) -> list[tuple]:
         store = mock.create_autospec(calibration_store.Store, instance=True)
@@ -551,6 +740,41 @@ class TestFollow(SessionTestCase):
         self.recover.assert_called_once_with('failed')
         self.run_recover_tasks.assert_called_once()
         self.post.assert_not_called()
+
+    def test_a_guest_that_was_killed_at_the_source_has_not_moved(self):
+        """Whatever Nova makes of a domain that does not run."""
+        self.find_job_type.return_value = libvirt.VIR_DOMAIN_JOB_COMPLETED
+        self.domain.state.return_value = [
+            libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED]
+        made = self.make()
+        self.end_with(made, libvirt.libvirtError('domain is not running'))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.FAILED, report.outcome)
+        self.assertIn('has ended at the source', report.reason)
+        self.recover.assert_called_once_with('failed')
+        self.post.assert_not_called()
+
+    def test_the_bindings_go_with_the_guest(self):
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made)
+        self.complete(downtime=7, time_elapsed=800)
+        report = self.follow(made)
+        self.bindings.activate.assert_called_once_with()
+        self.bindings.back_to_source.assert_not_called()
+        self.assertEqual(41.0, report.network.activation_ms)
+
+    def test_or_come_back_before_novas_rollback(self):
+        calls = mock.Mock()
+        calls.attach_mock(self.bindings.back_to_source, 'back')
+        calls.attach_mock(self.recover, 'recover')
+        made = self.make()
+        made._mailbox.put(session.watch.QemuCompleted({}))
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertIsNone(self.follow(made).network)
+        self.bindings.activate.assert_called_once_with()
+        self.assertEqual([mock.call.back(), mock.call.recover('failed')],
+                         calls.mock_calls)
 
     def test_the_call_failed_but_the_guest_has_moved(self):
         made = self.make()
@@ -691,12 +915,13 @@ class TestFollow(SessionTestCase):
         self.assertEqual([], left)
         self.domain.abortJob.assert_not_called()
 
-    def hang(self, made: session.Session) -> None:
-        """Let the guest be paused for the switchover, and stay so."""
+    def hang(self, made: session.Session,
+             reason=libvirt.VIR_DOMAIN_PAUSED_MIGRATION) -> None:
+        """Let the guest be paused, and stay so."""
         states = [[libvirt.VIR_DOMAIN_RUNNING, 0]]
         self.domain.state.side_effect = lambda: (
             states.pop() if states else
-            [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION])
+            [libvirt.VIR_DOMAIN_PAUSED, reason])
         made._plan = dataclasses.replace(made._plan, switchover_limit_ms=20)
         made.wake()
 
@@ -710,6 +935,51 @@ class TestFollow(SessionTestCase):
         self.assertRegex(report.reason,
                          r'^the guest has stood still for \d+ ms and the '
                          'switchover has not finished; 20 ms are allowed')
+
+    def not_cancelled(self, made: session.Session) -> None:
+        """Look at it for much longer than the limit."""
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        looks = []
+
+        def look(*args):
+            looks.append(True)
+            if len(looks) == 4:
+                self.end_with(made)
+
+        self.run_tasks.side_effect = look
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.domain.abortJob.assert_not_called()
+
+    @ddt.data(libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+              libvirt.VIR_DOMAIN_PAUSED_USER,
+              libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+              libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT,
+              libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)
+    def test_another_reason_to_pause_is_no_switchover(self, reason):
+        made = self.make(max_total_ms=600000)
+        self.hang(made, reason)
+        self.not_cancelled(made)
+
+    def test_somebody_suspends_the_guest_in_the_migration(self):
+        """libvirt gives the reason of a switchover, QEMU knows better."""
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        self.say(made, active=0, stop=5)
+        self.not_cancelled(made)
+
+    def test_its_switchover_can_hang_too(self):
+        made = self.make(max_total_ms=600000)
+        self.hang(made)
+        self.say(made, active=0, stop=5, device=9)
+
+        def abort():
+            self.say(made, resume=30)
+            self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+
+        self.domain.abortJob.side_effect = abort
+        report = self.follow(made)
+        self.assertEqual((model.Outcome.ABORTED, 25),
+                         (report.outcome, report.source_pause_ms))
 
     def test_libvirt_refuses_to_cancel_it(self):
         self.conf.config(group='fastmig', poll_interval_ms=50)
@@ -728,10 +998,15 @@ class TestFollow(SessionTestCase):
         self.assertEqual((model.Outcome.COMPLETED, ()),
                          (report.outcome, report.decisions))
 
-    def test_force_complete_may_stop_the_guest_for_long(self):
+    @ddt.data((600000, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
+              (100, libvirt.VIR_DOMAIN_PAUSED_MIGRATION),
+              (100, libvirt.VIR_DOMAIN_PAUSED_USER))
+    @ddt.unpack
+    def test_force_complete_may_stop_the_guest_for_long(self, max_total_ms,
+                                                        reason):
         self.conf.config(group='fastmig', poll_interval_ms=50)
-        made = self.make(max_total_ms=600000)
-        self.hang(made)
+        made = self.make(max_total_ms=max_total_ms)
+        self.hang(made, reason)
         made.force()
         looks = []
 

@@ -42,6 +42,7 @@ class Connection:
 
     def __init__(self, refuses=()):
         self.callbacks = {}
+        self.alive = 1
         self._refuses = refuses
 
     def domainEventRegisterAny(self, domain, event_id, callback, opaque):
@@ -52,6 +53,11 @@ class Connection:
 
     def domainEventDeregisterAny(self, callback_id):
         del self.callbacks[callback_id]
+
+    def isAlive(self):
+        if self.alive < 0:
+            raise libvirt.libvirtError('broken')
+        return self.alive
 
 
 class Guest:
@@ -113,6 +119,10 @@ class TestEvents(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.mailbox = watch.Mailbox()
+        # See TestQemusEvents.
+        for name in ('Register', 'Deregister'):
+            self.useFixture(fixtures.MockPatchObject(
+                watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
 
     def test_registered_for_the_time_of_the_migration(self):
         connection = Connection()
@@ -160,7 +170,7 @@ class TestToCompleted(base.BaseTestCase):
 
     def test_figures(self):
         self.assertEqual(
-            model.Completed(model.Outcome.COMPLETED, '', 7, 812),
+            model.Completed(model.Outcome.COMPLETED, '', 7, 812, moments=()),
             watch.to_completed({'downtime': 7, 'time_elapsed': 812}, {}))
 
     def test_bandwidth(self):
@@ -200,7 +210,7 @@ class TestQemusFigures(base.BaseTestCase):
             model.Blackout(
                 stopped_ms=0.25, pages_sent_ms=1.0, devices_sent_ms=2.0,
                 pages_loaded_ms=2.5, devices_loaded_ms=3.5, resumed_ms=4.0,
-                clock_error_ms=0.05),
+                clock_error_ms=0.05, clock_offset_ms=-5000.0),
             watch.to_blackout(self.TIMES))
 
     def test_the_destination_says_little(self):
@@ -216,6 +226,18 @@ class TestQemusFigures(base.BaseTestCase):
         for value in (None, 'soon', -1, 0.5, True):
             self.assertIsNone(watch.to_blackout(
                 {**self.TIMES, name: value}), value)
+
+    def test_libvirt_resumes_the_guest(self):
+        times = {name: value for name, value in self.TIMES.items()
+                 if name != 'resume'}
+        self.assertEqual((3.5, None), (
+            watch.to_blackout(times).devices_loaded_ms,
+            watch.to_blackout(times).resumed_ms))
+
+    @ddt.data(None, 'soon', 0.5, True)
+    def test_a_clock_that_is_not_told(self, value):
+        self.assertIsNone(watch.to_blackout(
+            {**self.TIMES, 'clock-offset': value}).clock_offset_ms)
 
     def test_a_resume_before_the_stop(self):
         self.assertIsNone(watch.to_blackout(
@@ -240,12 +262,14 @@ class TestQemusFigures(base.BaseTestCase):
                 {}, {'x-blackout': times}).resumed_by_qemu)
 
 
+@ddt.ddt
 class TestQemusEvents(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
         self.mailbox = watch.Mailbox()
         self.callbacks = {}
+        self.refused = ()
         for name, function in (('Register', self.register),
                                ('Deregister', self.deregister)):
             self.useFixture(fixtures.MockPatchObject(
@@ -253,36 +277,68 @@ class TestQemusEvents(base.BaseTestCase):
                 side_effect=function))
 
     def register(self, connection, domain, event, callback, opaque):
-        self.callbacks[7] = event, callback
-        return 7
+        if event in self.refused:
+            raise libvirt.libvirtError('not supported')
+        self.callbacks[event] = callback
+        return event
 
     def deregister(self, connection, callback_id):
         del self.callbacks[callback_id]
 
-    def events(self, of_qemu=True) -> watch.Events:
-        return watch.Events(Connection(), UUID, self.mailbox, of_qemu)
+    def events(self) -> watch.Events:
+        return watch.Events(Connection(), UUID, self.mailbox)
 
-    def emit(self, status: str, domain=None) -> None:
-        event, callback = self.callbacks[7]
-        callback(None, domain or Domain(), event, 1, 2,
-                 json.dumps({'status': status}), None)
+    def emit(self, event: str, details: str | None = None, domain=None,
+             microseconds=2) -> None:
+        self.callbacks[event](None, domain or Domain(), event, 1,
+                              microseconds, details, None)
 
-    def test_only_the_end_counts(self):
+    def status(self, status: str, **more) -> None:
+        self.emit('MIGRATION', json.dumps({'status': status}), **more)
+
+    def test_what_qemu_says(self):
         with self.events():
-            for status in ('setup', 'active', 'device', 'completed'):
-                self.emit(status)
-            self.emit('completed', Domain('another'))
-        self.assertEqual([watch.QemuCompleted({'status': 'completed'})],
-                         self.mailbox.take(0))
+            self.status('active')
+            self.emit('STOP')
+            self.status('completed', microseconds=3)
+            self.emit('RESUME', microseconds=4)
+            self.status('completed', domain=Domain('another'))
+            self.emit('STOP', domain=Domain('another'))
+        self.assertEqual(
+            [model.Moment('active', 1000002), model.Moment('stop', 1000002),
+             model.Moment('completed', 1000003),
+             watch.QemuCompleted({'status': 'completed'}),
+             model.Moment('resume', 1000004)], self.mailbox.take(0))
         self.assertEqual({}, self.callbacks)
 
-    def test_not_asked_for(self):
-        with self.events(of_qemu=False):
-            self.assertEqual({}, self.callbacks)
+    @ddt.data(None, '', '{', '[]', 'null', '"completed"', '{"status": 7}',
+              '{"status": ["completed"]}', '[' * 100000)
+    def test_what_says_nothing(self, details):
+        with self.events():
+            self.emit('MIGRATION', details)
+        self.assertEqual([], self.mailbox.take(0))
 
-    def test_a_libvirt_that_refuses(self):
-        watch.libvirt_qemu.qemuMonitorEventRegister.side_effect = (
-            libvirt.libvirtError('not supported'))
+    def test_whether_all_of_it_is_heard(self):
+        connection = Connection()
+        events = watch.Events(connection, UUID, self.mailbox)
+        self.assertFalse(events.hears_qemu())
+        with events:
+            self.assertTrue(events.hears_qemu())
+            for alive in (0, -1):
+                connection.alive = alive
+                self.assertFalse(events.hears_qemu())
+
+    @ddt.data('STOP', 'RESUME', 'MIGRATION')
+    def test_a_libvirt_that_refuses_one(self, event):
+        self.refused = (event,)
+        with self.events() as events:
+            self.assertFalse(events.hears_qemu())
+            self.assertEqual({'STOP', 'RESUME', 'MIGRATION'} - {event},
+                             set(self.callbacks))
+        self.assertEqual({}, self.callbacks)
+
+    def test_a_libvirt_that_refuses_all(self):
+        self.refused = ('STOP', 'RESUME', 'MIGRATION')
         with self.events():
             pass
         watch.libvirt_qemu.qemuMonitorEventDeregister.assert_not_called()
@@ -335,10 +391,83 @@ class TestWatch(base.BaseTestCase):
                  {'x-report-blackout'})):
             self.mailbox.put(watch.QemuCompleted(says))
             self.mailbox.put(watch.Ended(None))
-            watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+            watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0,
+                                   is_patched=True)
             watching.run(self.fail)
             self.assertEqual(expected,
                              watching.completed(0).agreed_features)
+
+    def test_an_ordinary_qemu_is_not_asked(self):
+        """libvirt would note it on the guest."""
+        self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
+        self.mailbox.put(watch.Ended(None))
+        watching = watch.Watch(None, self.mailbox, 60000, 60.0)
+        watching.run(self.fail)
+        self.assertIsNone(watching.completed(0).agreed_features)
+
+    STOP, DEVICE, RESUME = (model.Moment(name, at_us) for name, at_us in (
+        ('stop', 1000), ('device', 1500), ('resume', 9000)))
+
+    def test_what_qemu_has_said(self):
+        for item in (self.STOP, watch.Ended(None)):
+            self.mailbox.put(item)
+        _, watching = self.run_until(1)
+        self.assertEqual((self.STOP,), watching.moments)
+        self.mailbox.put(self.DEVICE)
+        self.mailbox.put(watch.JobCompleted({'downtime': 1}))
+        self.assertEqual((self.STOP, self.DEVICE),
+                         watching.completed(30).moments)
+        self.mailbox.put(watch.Ended(None))
+        self.assertEqual((), self.run_until(1)[1].completed(0).moments)
+
+    def test_it_keeps_no_more_than_it_may(self):
+        for _ in range(1000):
+            self.mailbox.put(self.STOP)
+        self.mailbox.put(watch.Ended(None))
+        _, watching = self.run_until(1)
+        self.assertEqual(watch._MAX_MOMENTS, len(watching.moments))
+
+    def stayed(self, *moments, later=(), timeout_s=30,
+               hears_qemu=True) -> model.Completed:
+        for item in (*moments, watch.Ended(None)):
+            self.mailbox.put(item)
+        _, watching = self.run_until(1)
+        for item in later:
+            timer = threading.Timer(0.05, self.mailbox.put, [item])
+            timer.start()
+            self.addCleanup(timer.join)
+        return watching.stayed(model.Outcome.ABORTED, 'why', timeout_s,
+                               hears_qemu)
+
+    def test_a_guest_that_stays(self):
+        started = time.monotonic()
+        for moments in ((), (self.DEVICE,), (self.STOP, self.RESUME)):
+            self.assertEqual(
+                model.Completed(model.Outcome.ABORTED, 'why', None, None,
+                                moments=moments), self.stayed(*moments))
+        self.assertLess(time.monotonic() - started, 30)
+
+    def test_one_whose_qemu_could_not_be_heard(self):
+        for moments in ((), (self.STOP, self.RESUME)):
+            self.assertIsNone(self.stayed(
+                *moments, hears_qemu=False).moments)
+
+    def test_one_that_goes_on_after_the_call_has_returned(self):
+        self.assertEqual(
+            (self.STOP, self.RESUME),
+            self.stayed(self.STOP, later=(watch.Wake(), self.RESUME)).moments)
+
+    def test_one_that_does_not_go_on(self):
+        self.assertEqual((self.STOP,),
+                         self.stayed(self.STOP, timeout_s=0.05).moments)
+
+    def test_tells_when_the_source_has_given_the_guest_away(self):
+        switched = []
+        self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
+        self.mailbox.put(watch.Ended(None))
+        watch.Watch(Guest(), self.mailbox, 60000, 60.0).run(
+            self.fail, lambda: switched.append('now'))
+        self.assertEqual(['now'], switched)
 
     def test_without_events_it_polls(self):
         self.run_until(3, poll_interval_s=0.01)
@@ -375,7 +504,52 @@ class TestWatch(base.BaseTestCase):
         watching = watch.Watch(Guest(), self.mailbox, 60000, 7.0)
         for look_in_ms in (None, -1, 0, 60000):
             watching._look_in_ms = look_in_ms
-            self.assertEqual(7.0, watching._timeout_s())
+            self.assertAlmostEqual(7.0, watching._timeout_s(), delta=5)
+
+    def test_nothing_is_asked_in_the_blackout(self):
+        """QEMU's events neither make it look nor put a look off."""
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 0.3)
+        looks = []
+
+        def look(elapsed_ms, job):
+            looks.append(elapsed_ms)
+            if len(looks) == 2:
+                self.mailbox.put(watch.Ended(None))
+            return None
+
+        for number in range(20):
+            timer = threading.Timer(0.02 * number, self.mailbox.put, [
+                model.Moment('stop', number) if number % 2
+                else watch.QemuCompleted({})])
+            timer.start()
+            self.addCleanup(timer.join)
+        watching.run(look)
+        # Polls at 300 and 600 ms, and no other look.
+        self.assertGreaterEqual(looks[0], 299)
+        self.assertGreaterEqual(looks[1] - looks[0], 299)
+        self.assertEqual(10, len(watching.moments))
+
+    def test_a_deadline_is_not_missed_meanwhile(self):
+        watching = watch.Watch(Guest(), self.mailbox, 60000, 60.0)
+        self.mailbox.put(watch.Wake())
+        looks = []
+
+        def look(elapsed_ms, job):
+            looks.append(elapsed_ms)
+            if len(looks) == 1:
+                # Taken before the deadline, and when it is over.
+                for seconds in 0.01, 0.05:
+                    timer = threading.Timer(seconds, self.mailbox.put,
+                                            [model.Moment('stop', 1)])
+                    timer.start()
+                    self.addCleanup(timer.join)
+                return 50
+            self.mailbox.put(watch.Ended(None))
+            return None
+
+        started = time.monotonic()
+        watching.run(look)
+        self.assertLess(time.monotonic() - started, 30)
 
     def test_libvirts_clock_counts(self):
         self.mailbox.put(watch.Wake())

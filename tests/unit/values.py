@@ -79,6 +79,15 @@ def plan(**changes) -> model.Plan:
         **changes})
 
 
+def estimate(**changes) -> model.Estimate:
+    return model.Estimate(**{
+        'fixed_ms': 6.5,
+        'bandwidth_bytes_per_s': 1e9,
+        'count': 12,
+        'least_fixed_ms': 6.0,
+        **changes})
+
+
 def blackout(**changes) -> model.Blackout:
     return model.Blackout(**{
         'stopped_ms': 0.2,

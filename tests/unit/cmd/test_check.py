@@ -18,6 +18,8 @@ from unittest import mock
 import ddt
 from oslotest import base as oslo_base
 
+from nova_fastmig import calibration
+from nova_fastmig import calibration_store
 from nova_fastmig import capabilities
 from nova_fastmig.cmd import check
 from nova_fastmig import inspection
@@ -126,6 +128,38 @@ class TestCheck(base.CommandTestCase):
         self.caps = values.host(qemu_version=(7, 2, 0))
         code, items = self.check(libvirt='virt_type = qemu')
         self.assertEqual((1, 'failed'), (code, items['QEMU']['Status']))
+
+    def learn(self, fixed_ms: float) -> None:
+        store = calibration_store.Store(
+            str(self.state / 'fastmig' / 'calibration.json'), 60)
+        for _ in range(calibration.MIN_OBSERVATIONS):
+            store.add(calibration.Pair('compute1', 'compute2'),
+                      calibration.Versions('here', 'there'), fixed_ms, 1e9)
+
+    def test_what_was_learned(self):
+        self.learn(9.0)
+        code, items = self.check()
+        self.assertEqual(('ok', '1 pairs of hosts are known'), (
+            items['calibration']['Status'], items['calibration']['Found']))
+        self.learn(9.5)
+        code, items = self.check()
+        self.assertEqual((0, 'ok'), (code, items['calibration']['Status']))
+
+    @ddt.data(('', r'next trial from 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ'),
+              ('calibration_retry_s = 0', 'without trials'))
+    @ddt.unpack
+    def test_what_was_learned_refuses_migrations(self, fastmig, trial):
+        self.learn(41.5)
+        code, items = self.check(fastmig=fastmig)
+        item = items['calibration']
+        self.assertEqual((0, 'warning'), (code, item['Status']))
+        self.assertRegex(
+            item['Found'],
+            r'^1 pairs of hosts are known; with the default SLA migrations '
+            r'are refused between 1: the flavor allows a downtime of 10 ms, '
+            r'but from host compute1 to host compute2 41.5 ms do not depend '
+            rf'on memory \(learned from 5 migrations\) \({trial}\)$')
+        self.assertIn('calibration_retry_s', item['What to do'])
 
     def test_kvm_that_is_missing(self):
         check.os.access.side_effect = lambda path, mode: path != '/dev/kvm'
