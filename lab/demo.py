@@ -84,7 +84,7 @@ def prepare(cloud, args):
             continue
         # disk 0: as large as the image
         flavor = cloud.compute.create_flavor(
-            name=name, ram=RAM_MIB, vcpus=1, disk=0)
+            name=name, ram=args.ram_mib, vcpus=args.vcpus, disk=0)
         if extra_specs:
             cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
         servers.append(cloud.compute.create_server(
@@ -126,9 +126,9 @@ def clean(cloud, args):
 
 # ---- the probe --------------------------------------------------------------
 
-def _probe(cloud, server, *arguments):
+def _probe(cloud, server, *arguments, **options):
     port = next(cloud.network.ports(device_id=server.id))
-    return probe_client.Probe(PROBE, port, *arguments)
+    return probe_client.Probe(PROBE, port, *arguments, **options)
 
 
 # ---- what the hosts say -----------------------------------------------------
@@ -259,20 +259,25 @@ def _report(host, server_id, started):
         time.sleep(POLL_INTERVAL_S)
 
 
-def _run(cloud, driver, name, cli, variant=None):
+def _run(cloud, driver, name, cli, variant=None, **probe_options):
     """One live migration, from the command to everything known about it."""
     server = cloud.compute.find_server(name, ignore_missing=False)
     server = cloud.compute.get_server(server.id)
     source = server.compute_host
     known_ids = set(_migrations(cloud, server))
     known_requests = _live_migration_requests(cloud, server)
-    with _probe(cloud, server) as probe:
-        started = datetime.datetime.now(datetime.UTC).isoformat()
+    with _probe(cloud, server, **probe_options) as probe:
+        if probe_options:
+            time.sleep(SETTLE_S)  # the guest does now what it was told
+        started_s = time.time()
+        started = datetime.datetime.fromtimestamp(
+            started_s, datetime.UTC).isoformat()
         exit_code, output = (_call(cli, server) if cli != API else
                              _request(server.id, cloud))
         status = None
         if exit_code == 0:
             status, server = _wait_for_end(cloud, server, known_ids)
+        ended_s = time.time()
         time.sleep(SETTLE_S)
 
     destination = server.compute_host
@@ -303,6 +308,8 @@ def _run(cloud, driver, name, cli, variant=None):
         'cli_exit_code': exit_code,
         'cli_output': output,
         'request_id': request_id,
+        'started_s': started_s,
+        'ended_s': ended_s,
         'source': source,
         'destination': destination if moved else None,
         'status': status,
@@ -313,6 +320,7 @@ def _run(cloud, driver, name, cli, variant=None):
         'gap_ms': result['gap_ms'],
         'downtime_libvirt_ms': job.get('downtime'),
         'total_libvirt_ms': job.get('time_elapsed'),
+        'libvirt_job': job,
         'blackout_qemu_ms': (reported.get('blackout') or {}).get('resumed_ms'),
         'report': reported or None,
         **demo_report.nova_times(controller_lines, source_lines),
@@ -330,9 +338,14 @@ def _run(cloud, driver, name, cli, variant=None):
 def migrate(cloud, args):
     """Live-migrate; add each run to the result."""
     name = args.server
+    probe_options = {}
+    if args.rewrite_mib_per_s is not None:
+        probe_options = {'rewrite_mib_per_s': args.rewrite_mib_per_s,
+                         'rate': args.packets_per_s}
     for number in range(args.first, args.first + args.count):
         cli = API if args.variant else CLIS[number % len(CLIS)]
-        run = _run(cloud, args.driver, name, cli, args.variant)
+        run = _run(cloud, args.driver, name, cli, args.variant,
+                   **probe_options)
         if args.variant:
             run['failures'] += variants_report.failures(run, args.features)
         with open(args.directory / 'runs.jsonl', 'a') as file:
@@ -366,7 +379,8 @@ def _accelerator(server_id):
                      f'{", ".join(COMPUTES)}')
 
 
-def _machine(server_id):
+def machine():
+    """What migrations are measured on here, but for what runs the guests."""
     with contextlib.closing(_libvirt(COMPUTES[0])) as connection:
         return {
             'cpu': _first('/proc/cpuinfo', r'^model name\s*: (.*)$'),
@@ -374,7 +388,6 @@ def _machine(server_id):
             'memory_mib':
                 int(_first('/proc/meminfo', r'^MemTotal: *(\d+)')) // 1024,
             'kernel': os.uname().release,
-            'accel': _accelerator(server_id),
             'qemu': _version(connection.getVersion()),
             'libvirt': _version(connection.getLibVersion()),
             'nova': importlib.metadata.version('nova'),
@@ -388,7 +401,8 @@ def report(cloud, args):
     if not file.exists():
         raise SystemExit('there was no migration to report on')
     runs = [json.loads(line) for line in file.read_text().splitlines()]
-    document = {'machine': _machine(runs[0]['server_id']), 'runs': runs,
+    document = {'machine': {**machine(), 'accel': _accelerator(
+        runs[0]['server_id'])}, 'runs': runs,
                 'summary': (variants_report if args.variants
                             else demo_report).summarize(runs)}
     with open(args.directory / 'demo.json', 'w') as file:
@@ -420,9 +434,14 @@ def main():
             sub.add_argument('--features', default='none',
                              help='those that must be in force: all, none or '
                                   'names with commas between them')
+            sub.add_argument('--rewrite-mib-per-s', type=int,
+                             help='what the guest is to rewrite of its memory')
+            sub.add_argument('--packets-per-s', type=int, default=1000)
         elif function is prepare:
             sub.add_argument('--server', choices=SERVERS, action='append',
                              help='only this one')
+            sub.add_argument('--ram-mib', type=int, default=RAM_MIB)
+            sub.add_argument('--vcpus', type=int, default=1)
         elif function is report:
             sub.add_argument('--variants', action='store_true',
                              help='compare variants')

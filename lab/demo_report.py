@@ -22,11 +22,10 @@ import statistics
 
 import prettytable
 
+from nova_fastmig.bench import scenario
 from nova_fastmig import report
 
-# Around the blackout, a probe sent this much too late says more about the
-# machine than about the migration.
-MAX_STALL_MS = 5
+MAX_STALL_MS = scenario.MAX_STALL_MS
 
 METRICS = (
     # key, title
@@ -134,15 +133,19 @@ def _domains(run):
                f'the domain on {host} is {state}, not {expected}')
 
 
-def _guest(run):
-    probe = run['probe']
+def guest_checks(probe):
+    """What a probe's result says about the guest: (good, if not, why)."""
     yield (probe['first_boot_id'] == probe['last_boot_id'],
            f'the guest\'s boot id was {probe["first_boot_id"]} and is '
            f'{probe["last_boot_id"]}')
-    yield (run['guest_continuous'],
+    yield (probe['counter_continuous'],
            'the guest\'s count of forwarded probes did not go on')
     yield (probe['corruptions'] == 0,
            f'the guest found {probe["corruptions"]} wrong words in its memory')
+
+
+def _guest(run):
+    return guest_checks(run['probe'])
 
 
 def _migration(run):

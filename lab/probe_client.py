@@ -36,18 +36,40 @@ class Probe:
     :param program: the probe's path
     :param port: openstack.network.v2.port.Port of the server
     :param rate: probes per second
+    :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
+        now on; None: as it does
     :param seconds: it ends by itself after so long
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10, seconds=600):
+                 answer_within_s=10, rewrite_mib_per_s=None, seconds=600):
         self._command = [
             str(program), '--interface', INTERFACE, '--source', SOURCE,
             '--mac', port.mac_address,
             '--destination', port.fixed_ips[0]['ip_address'],
             '--rate', str(rate), '--answer-within', str(answer_within_s),
             '--seconds', str(seconds)]
+        if rewrite_mib_per_s is not None:
+            self._command += ['--rewrite', str(rewrite_mib_per_s)]
         self.result = None
+
+    @classmethod
+    def two_ports(cls, program: pathlib.Path, namespace: str, near: str,
+                  far: str, mac: str, rate=1000, answer_within_s=10):
+        """A probe of a forwarder between two ports.
+
+        :param namespace: the network namespace with the generator's ports
+        :param near: its port that packets leave from
+        :param far: its port where they come back
+        :param mac: of the guest's port next to the near one
+        """
+        made = cls.__new__(cls)
+        made._command = [
+            'ip', 'netns', 'exec', namespace, str(program),
+            '--interface', near, '--far', far, '--mac', mac,
+            '--rate', str(rate), '--answer-within', str(answer_within_s)]
+        made.result = None
+        return made
 
     def __enter__(self):
         self._process = subprocess.Popen(

@@ -7,6 +7,7 @@
  * probe frames (protocol.h) with the guest's identity and state. Meanwhile a
  * second thread rewrites and verifies MEMORY_MIB of memory at RATE_MIB_PER_S,
  * so that a migration has dirty pages to send and a lost or stale page shows.
+ * A probe may ask for another rate.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -36,6 +37,7 @@
 #define REPORTED_CORRUPTIONS 20
 
 static atomic_uint_fast64_t frames, probes, corruptions, pages_verified;
+static atomic_uint_fast64_t pages_per_tick;
 static char boot_id_text[37];
 static uint8_t boot_id[BOOT_ID_BYTES];
 
@@ -66,7 +68,6 @@ static void read_boot_id(void)
 struct memory {
 	volatile uint64_t *words;
 	uint64_t pages;
-	uint64_t pages_per_tick;
 };
 
 /* The page number is part of the value, so a page that lands in the wrong
@@ -107,7 +108,7 @@ static void *verify(void *arg)
 
 	clock_gettime(CLOCK_MONOTONIC, &due);
 	for (;;) {
-		for (uint64_t i = 0; i < m->pages_per_tick; i++) {
+		for (uint64_t i = 0; i < pages_per_tick; i++) {
 			verify_page(m, page, pass);
 			if (++page == m->pages) {
 				page = 0;
@@ -128,13 +129,18 @@ static void *verify(void *arg)
 	return NULL;
 }
 
+static uint64_t pages_each_tick(uint64_t mib_per_s)
+{
+	return mib_per_s * PAGES_PER_MIB / (1000000000 / TICK_NS);
+}
+
 static void start_verifier(struct memory *m, uint64_t mib, uint64_t mib_per_s)
 {
 	pthread_t thread;
 
 	m->pages = mib * PAGES_PER_MIB;
-	m->pages_per_tick = mib_per_s * PAGES_PER_MIB / (1000000000 / TICK_NS);
-	if (mib_per_s && (!m->pages || !m->pages_per_tick))
+	pages_per_tick = pages_each_tick(mib_per_s);
+	if (mib_per_s && (!m->pages || !pages_per_tick))
 		errx(1, "%lu MiB at %lu MiB/s: both must be at least 1, "
 		     "or the rate 0", mib, mib_per_s);
 	m->words = mmap(NULL, m->pages * PAGE_BYTES + PAGE_BYTES,
@@ -184,7 +190,7 @@ static int is_probe(const struct probe_frame *f, size_t n)
 	    && f->payload.magic == PROBE_MAGIC;
 }
 
-static void forward(int s)
+static void forward(int s, const struct memory *m)
 {
 	static union {
 		uint8_t bytes[ETH_FRAME_LEN + 4];
@@ -216,6 +222,9 @@ static void forward(int s)
 			f->payload.guest_ns = monotonic_ns();
 			f->payload.corruptions = corruptions;
 			f->payload.pages_verified = pages_verified;
+			if (f->payload.rewrite_mib_per_s >= 0 && m->pages)
+				pages_per_tick = pages_each_tick(
+					f->payload.rewrite_mib_per_s);
 		}
 		send(s, buffer.bytes, n, 0);
 	}
@@ -234,7 +243,7 @@ static uint64_t number(const char *text)
 int main(int argc, char **argv)
 {
 	struct sched_param fifo = { .sched_priority = 50 };
-	struct memory memory;
+	static struct memory memory;
 	int s;
 
 	if (argc != 4)
@@ -248,5 +257,5 @@ int main(int argc, char **argv)
 	start_verifier(&memory, number(argv[2]), number(argv[3]));
 	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
 		err(1, "SCHED_FIFO");
-	forward(s);
+	forward(s, &memory);
 }

@@ -8,9 +8,10 @@ declare -A DRIVERS=([stock]=libvirt.LibvirtDriver [fastmig]=fastmig.FastMigDrive
 # shellcheck disable=SC2034  # lab/use-driver checks against it
 QEMUS=(patched distribution)
 
-# driver_config DRIVER QEMU FEATURES CALIBRATION
+# driver_config DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_config() {
     printf '# written by lab/use-driver\n[DEFAULT]\ncompute_driver = %s\n' "${DRIVERS[$1]}"
+    [ $# -le 4 ] || printf '%s\n' '[libvirt]' "${@:5}"
     [ "$1" = fastmig ] || return 0
     # Every run has the limit of its flavor: a comparison is none if earlier
     # runs decide about later ones.
@@ -50,13 +51,13 @@ driver_default() {
 
 driver_restart_on() {
     in_host "$1" systemctl stop nova-compute.service
-    driver_config "$driver" "$qemu" "$features" "$calibration" >"$(driver_file "$1")"
+    driver_config "$driver" "$qemu" "$features" "$calibration" "${options[@]}" >"$(driver_file "$1")"
     in_host "$1" systemctl start nova-compute.service
 }
 
-# driver_set DRIVER QEMU FEATURES CALIBRATION
+# driver_set DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_set() {
-    local driver=$1 qemu=$2 features=$3 calibration=$4
+    local driver=$1 qemu=$2 features=$3 calibration=$4 options=("${@:5}")
     [ "$driver" = stock ] || driver_exists compute1 ||
         die "$driver: the hosts cannot import nova_fastmig.driver; is the package installed? (lab/up)"
     # not SIGHUP: it ends a nova-compute that runs in native threads

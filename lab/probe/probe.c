@@ -3,6 +3,10 @@
  * probe: measure from outside how long a migration keeps packets from a guest
  * that runs the lab's forwarder, and whether the guest lives on unharmed.
  *
+ * With --far the guest is any forwarder between two ports, say DPDK's testpmd:
+ * frames of 64 bytes go out at --interface and come back at the other one. They
+ * are not stamped then, so nothing is known of the guest itself.
+ *
  * It sends one frame per period to the guest's MAC address and waits for the
  * forwarder's answer. Sending is paced on absolute CLOCK_MONOTONIC times;
  * arrivals carry the kernel's time stamp, so they do not depend on when this
@@ -21,9 +25,14 @@
  *                    and next to them: how far their figures may be off
  *   counter_continuous  one boot id throughout, and its count of forwarded
  *                    probes grew with each answer
+ *   reordered        answers that came after one to a later probe
  *   unreturned       probes that the guest forwarded between the first and
  *                    the last answer and whose answer never arrived
  *   corruptions      wrong memory words that the guest has found
+ *   pages_verified   that it has rewritten and verified since it booted;
+ *                    first_pages_verified: by the first answer, which
+ *                    together with last_guest_ns - first_guest_ns, its own
+ *                    clock, tells how fast it is
  *   losses           the runs of consecutive probes without an answer, as
  *                    [when the first one was sent, how many]; not more than
  *                    MAX_LOSSES
@@ -57,15 +66,29 @@
 #define NS_PER_S 1000000000LL
 #define GRACE_NS (NS_PER_S / 2) /* for answers to the last probes */
 #define UDP_PORT 7 /* echo */
+#define FAR_ETHERTYPE 0x88b5 /* for experiments */
+#define FAR_FRAME_BYTES 60 /* 64 with the checksum */
 #define MAX_LOSSES 100
 
 struct options {
 	const char *interface;
+	const char *far; /* where frames come back; NULL: at the same one */
 	struct ether_addr mac;
 	struct in_addr source, destination;
 	unsigned rate_per_s;
 	unsigned seconds;
 	unsigned answer_within_s; /* 0: wait for ever */
+	int64_t rewrite_mib_per_s; /* less than 0: the guest's own */
+};
+
+/* without --far and with it; of the latter's payload, only what is in
+ * FAR_FRAME_BYTES */
+union frame {
+	struct probe_frame near;
+	struct {
+		struct ether_header eth;
+		struct probe_payload payload;
+	} __attribute__((packed)) far;
 };
 
 struct probe {
@@ -76,12 +99,13 @@ struct guest {
 	bool seen, continuous;
 	uint8_t first_boot_id[BOOT_ID_BYTES], last_boot_id[BOOT_ID_BYTES];
 	uint64_t first_counter, last_counter;
-	uint64_t corruptions, pages_verified;
+	uint64_t corruptions, first_pages_verified, pages_verified;
+	uint64_t first_ns, last_ns;
 };
 
 static struct probe *probes;
 static struct guest guest = { .continuous = true };
-static uint64_t session, capacity, duplicates;
+static uint64_t session, capacity, duplicates, reordered, newest;
 static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
 
@@ -115,11 +139,23 @@ static void use_fifo(int priority)
 
 /* ---- the network ---------------------------------------------------- */
 
-static int open_interface(const char *name, uint8_t mac[ETH_ALEN])
+static size_t frame_bytes(const struct options *o)
+{
+	return o->far ? FAR_FRAME_BYTES : sizeof(struct probe_frame);
+}
+
+static struct probe_payload *payload_of(union frame *f,
+					const struct options *o)
+{
+	return o->far ? &f->far.payload : &f->near.payload;
+}
+
+static int open_interface(const char *name, uint16_t ethertype,
+			  uint8_t mac[ETH_ALEN])
 {
 	struct sockaddr_ll address = {
 		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ETH_P_IP),
+		.sll_protocol = htons(ethertype),
 		.sll_ifindex = if_nametoindex(name),
 	};
 	struct ifreq request = { 0 };
@@ -155,9 +191,11 @@ static uint16_t ip_checksum(const struct iphdr *ip)
 	return ~sum;
 }
 
-static void make_frame(struct probe_frame *f, const struct options *o,
+static void make_frame(union frame *frame, const struct options *o,
 		       const uint8_t own_mac[ETH_ALEN])
 {
+	struct probe_payload *payload = payload_of(frame, o);
+	struct probe_frame *f = &frame->near;
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
@@ -169,36 +207,33 @@ static void make_frame(struct probe_frame *f, const struct options *o,
 		.daddr = o->destination.s_addr,
 	};
 
-	memset(f, 0, sizeof(*f));
+	memset(frame, 0, sizeof(*frame));
 	memcpy(f->eth.ether_dhost, &o->mac, ETH_ALEN);
 	memcpy(f->eth.ether_shost, own_mac, ETH_ALEN);
+	payload->magic = PROBE_MAGIC;
+	payload->session = session;
+	payload->rewrite_mib_per_s = o->rewrite_mib_per_s;
+	if (o->far) {
+		f->eth.ether_type = htons(FAR_ETHERTYPE);
+		return;
+	}
 	f->eth.ether_type = htons(ETHERTYPE_IP);
 	ip.check = ip_checksum(&ip);
 	f->ip = ip;
 	f->udp.source = f->udp.dest = htons(UDP_PORT);
 	f->udp.len = htons(sizeof(f->udp) + sizeof(f->payload));
-	f->payload.magic = PROBE_MAGIC;
-	f->payload.session = session;
 }
 
 /* ---- receiving ------------------------------------------------------ */
 
-static void account(const struct probe_payload *p, int64_t now_ns)
+static void account_guest(const struct probe_payload *p)
 {
-	if (p->magic != PROBE_MAGIC || p->session != session
-	    || p->sequence >= capacity || !p->counter)
-		return;
-	if (probes[p->sequence].received_ns) {
-		duplicates++;
-	} else {
-		probes[p->sequence].received_ns = now_ns;
-		received++;
-	}
 	if (!guest.seen) {
 		guest.seen = true;
 		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
 		guest.first_counter = p->counter;
-		fputs("ready\n", stderr);
+		guest.first_pages_verified = p->pages_verified;
+		guest.first_ns = p->guest_ns;
 	} else if (memcmp(guest.last_boot_id, p->boot_id, BOOT_ID_BYTES)
 		   || p->counter <= guest.last_counter) {
 		guest.continuous = false;
@@ -207,6 +242,29 @@ static void account(const struct probe_payload *p, int64_t now_ns)
 	guest.last_counter = p->counter;
 	guest.corruptions = p->corruptions;
 	guest.pages_verified = p->pages_verified;
+	guest.last_ns = p->guest_ns;
+}
+
+static void account(const struct probe_payload *p, int64_t now_ns,
+		    bool stamped)
+{
+	if (p->magic != PROBE_MAGIC || p->session != session
+	    || p->sequence >= capacity || (stamped && !p->counter))
+		return;
+	if (!received)
+		fputs("ready\n", stderr);
+	if (probes[p->sequence].received_ns) {
+		duplicates++;
+	} else {
+		probes[p->sequence].received_ns = now_ns;
+		received++;
+		if (p->sequence < newest)
+			reordered++;
+		else
+			newest = p->sequence;
+	}
+	if (stamped)
+		account_guest(p);
 }
 
 static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
@@ -221,6 +279,7 @@ static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
 }
 
 struct receiver {
+	const struct options *options;
 	int socket;
 	int64_t offset_ns;
 };
@@ -229,7 +288,7 @@ static void *receive(void *arg)
 {
 	const struct receiver *r = arg;
 	struct pollfd readable = { .fd = r->socket, .events = POLLIN };
-	struct probe_frame frame;
+	union frame frame;
 	char control[256];
 
 	use_fifo(51);
@@ -246,10 +305,12 @@ static void *receive(void *arg)
 		if (poll(&readable, 1, 100) <= 0)
 			continue;
 		n = recvmsg(r->socket, &message, 0);
-		if (n == (ssize_t)sizeof(frame)
-		    && frame.ip.protocol == IPPROTO_UDP)
-			account(&frame.payload,
-				arrival_ns(&message, r->offset_ns));
+		if (n == (ssize_t)frame_bytes(r->options)
+		    && (r->options->far
+			|| frame.near.ip.protocol == IPPROTO_UDP))
+			account(payload_of(&frame, r->options),
+				arrival_ns(&message, r->offset_ns),
+				!r->options->far);
 	}
 	return NULL;
 }
@@ -267,8 +328,8 @@ static void sleep_until(int64_t ns)
 
 /* After a stall the overdue probes go out at once: none is left out, so a
  * run of lost ones still counts periods. */
-static uint64_t send_probes(int s, struct probe_frame *frame,
-			    int64_t period_ns, unsigned answer_within_s)
+static uint64_t send_probes(int s, union frame *frame,
+			    const struct options *o, int64_t period_ns)
 {
 	int64_t due_ns = clock_ns(CLOCK_MONOTONIC) + period_ns;
 	uint64_t n;
@@ -277,14 +338,14 @@ static uint64_t send_probes(int s, struct probe_frame *frame,
 		sleep_until(due_ns);
 		if (stop)
 			break;
-		if (answer_within_s && !received
-		    && n * period_ns > answer_within_s * NS_PER_S)
-			errx(1, "no answer within %u s", answer_within_s);
-		frame->payload.sequence = n;
+		if (o->answer_within_s && !received
+		    && n * period_ns > o->answer_within_s * NS_PER_S)
+			errx(1, "no answer within %u s", o->answer_within_s);
+		payload_of(frame, o)->sequence = n;
 		probes[n].due_ns = due_ns;
 		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
 		/* a full queue or a link that is down is a lost probe */
-		if (send(s, frame, sizeof(*frame), 0) < 0
+		if (send(s, frame, frame_bytes(o), 0) < 0
 		    && errno != ENOBUFS && errno != ENETDOWN)
 			err(1, "send");
 	}
@@ -402,7 +463,8 @@ static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
 	printf("\", ");
 }
 
-static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
+static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
+			 bool stamped)
 {
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
@@ -420,8 +482,9 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	qsort(rtts, n, sizeof(*rtts), compare);
 
 	printf("{\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
-	       "\"duplicates\": %lu, \"period_ms\": %.3f, ",
-	       sent, received, sent - received, duplicates, period_ns / 1e6);
+	       "\"duplicates\": %lu, \"reordered\": %lu, \"period_ms\": %.3f, ",
+	       sent, received, sent - received, duplicates, reordered,
+	       period_ns / 1e6);
 	blackout = longest_lost_run(sent, period_ns);
 	gap = longest_gap(arrivals);
 	print_longest("blackout", blackout, offset_ns);
@@ -443,13 +506,17 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 	print_boot_id("last_boot_id", guest.last_boot_id);
 	printf("\"first_counter\": %lu, \"last_counter\": %lu, "
 	       "\"unreturned\": %ld, \"counter_continuous\": %s, "
-	       "\"corruptions\": %lu, \"pages_verified\": %lu, "
+	       "\"corruptions\": %lu, \"first_pages_verified\": %lu, "
+	       "\"pages_verified\": %lu, \"first_guest_ns\": %lu, "
+	       "\"last_guest_ns\": %lu, "
 	       "\"clock_step_ms\": %.3f}\n",
 	       guest.first_counter, guest.last_counter,
 	       guest.seen ? (long)(guest.last_counter - guest.first_counter
 				   + 1 - received - duplicates) : 0,
-	       guest.seen && guest.continuous ? "true" : "false",
-	       guest.corruptions, guest.pages_verified,
+	       !stamped ? "null" : guest.seen && guest.continuous
+	       ? "true" : "false",
+	       guest.corruptions, guest.first_pages_verified,
+	       guest.pages_verified, guest.first_ns, guest.last_ns,
 	       (realtime_offset_ns() - offset_ns) / 1e6);
 	free(arrivals);
 	free(rtts);
@@ -460,7 +527,8 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns)
 static const char usage[] =
 	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
-	"             [--answer-within SECONDS]\n"
+	"             [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
+	"       probe --interface NAME --far NAME --mac GUEST_MAC [--rate ...]\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
 static unsigned number(const char *name, unsigned low, unsigned high)
@@ -484,15 +552,18 @@ static struct options parse(int argc, char **argv)
 {
 	static const struct option names[] = {
 		{ "interface", required_argument, NULL, 'i' },
+		{ "far", required_argument, NULL, 'f' },
 		{ "mac", required_argument, NULL, 'm' },
 		{ "source", required_argument, NULL, 's' },
 		{ "destination", required_argument, NULL, 'd' },
 		{ "rate", required_argument, NULL, 'r' },
 		{ "seconds", required_argument, NULL, 't' },
 		{ "answer-within", required_argument, NULL, 'a' },
+		{ "rewrite", required_argument, NULL, 'w' },
 		{ 0 },
 	};
-	struct options o = { .rate_per_s = 1000, .seconds = 600 };
+	struct options o = { .rate_per_s = 1000, .seconds = 600,
+			     .rewrite_mib_per_s = -1 };
 	bool have_mac = false;
 	int c;
 
@@ -500,6 +571,9 @@ static struct options parse(int argc, char **argv)
 		switch (c) {
 		case 'i':
 			o.interface = optarg;
+			break;
+		case 'f':
+			o.far = optarg;
 			break;
 		case 'm':
 			have_mac = ether_aton_r(optarg, &o.mac);
@@ -522,12 +596,15 @@ static struct options parse(int argc, char **argv)
 		case 'a':
 			o.answer_within_s = number("answer-within", 1, 3600);
 			break;
+		case 'w':
+			o.rewrite_mib_per_s = number("rewrite", 0, 100000);
+			break;
 		default:
 			fputs(usage, stderr);
 			exit(2);
 		}
-	if (optind != argc || !o.interface || !have_mac || !o.source.s_addr
-	    || !o.destination.s_addr) {
+	if (optind != argc || !o.interface || !have_mac
+	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr))) {
 		fputs(usage, stderr);
 		exit(2);
 	}
@@ -538,12 +615,13 @@ int main(int argc, char **argv)
 {
 	struct options o = parse(argc, argv);
 	struct sigaction action = { .sa_handler = on_signal };
-	struct receiver receiver;
-	struct probe_frame frame;
+	struct receiver receiver = { .options = &o };
+	union frame frame;
 	uint8_t own_mac[ETH_ALEN];
 	int64_t period_ns = NS_PER_S / o.rate_per_s;
 	pthread_t thread;
 	uint64_t sent;
+	int sender;
 
 	capacity = (uint64_t)o.rate_per_s * o.seconds;
 	probes = calloc(capacity, sizeof(*probes));
@@ -551,7 +629,11 @@ int main(int argc, char **argv)
 		err(1, "memory for %lu probes", capacity);
 	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
 		err(1, "getrandom");
-	receiver.socket = open_interface(o.interface, own_mac);
+	receiver.socket = o.far
+		? open_interface(o.far, FAR_ETHERTYPE, own_mac) : -1;
+	sender = open_interface(o.interface, ETH_P_IP, own_mac);
+	if (!o.far)
+		receiver.socket = sender;
 	receiver.offset_ns = realtime_offset_ns();
 	make_frame(&frame, &o, own_mac);
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
@@ -563,11 +645,10 @@ int main(int argc, char **argv)
 	if (errno)
 		err(1, "pthread_create");
 	use_fifo(50);
-	sent = send_probes(receiver.socket, &frame, period_ns,
-			   o.answer_within_s);
+	sent = send_probes(sender, &frame, &o, period_ns);
 	usleep(GRACE_NS / 1000);
 	finished = true;
 	pthread_join(thread, NULL);
-	print_result(sent, period_ns, receiver.offset_ns);
+	print_result(sent, period_ns, receiver.offset_ns, !o.far);
 	return 0;
 }

@@ -20,6 +20,9 @@ struct probe_payload {
 	uint64_t magic;
 	uint64_t session;	/* random, one per run of the probe */
 	uint64_t sequence;
+	/* how fast the guest is to rewrite its memory from now on; less than
+	 * 0: as it does */
+	int64_t rewrite_mib_per_s;
 	/* zero in the request, filled in by the forwarder: */
 	uint8_t boot_id[BOOT_ID_BYTES];
 	uint64_t counter;	/* probe frames forwarded, this one included */

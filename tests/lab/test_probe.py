@@ -46,6 +46,7 @@ class ProbeTest(base.BaseTestCase):
         run('gcc', '-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror',
             '-pthread', '-o', build / 'forwarder', LAB / 'guest/forwarder.c')
 
+        self.build = build
         self.near, self.far = f'probe-{os.getpid()}', f'guest-{os.getpid()}'
         for name in (self.near, self.far):
             run('ip', 'netns', 'add', name)
@@ -61,11 +62,11 @@ class ProbeTest(base.BaseTestCase):
                                     str(MEMORY_MIB), str(MEMORY_MIB))
         # its first heartbeat
         self.assertIn('corruptions 0', self.forwarder.stdout.readline())
-        self.probe = self.start(
-            self.near, build / 'probe', '--interface', 'near', '--mac', mac,
+        self.command = [
+            build / 'probe', '--interface', 'near', '--mac', mac,
             '--source', '192.0.2.1', '--destination', '192.0.2.2',
-            '--answer-within', '5')
-        self.assertEqual('ready\n', self.probe.stderr.readline())
+            '--answer-within', '5']
+        self.start_probe()
 
     def start(self, namespace, *command):
         process = subprocess.Popen(
@@ -74,6 +75,16 @@ class ProbeTest(base.BaseTestCase):
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process
+
+    def start_probe(self, *arguments):
+        self.probe = self.start(self.near, *self.command, *arguments)
+        self.assertEqual('ready\n', self.probe.stderr.readline())
+
+    def rewritten_mib_per_s(self):
+        result = self.result()
+        return ((result['pages_verified'] - result['first_pages_verified'])
+                * PAGE / 2**20 * 1e9 /
+                (result['last_guest_ns'] - result['first_guest_ns']))
 
     def result(self):
         self.probe.send_signal(signal.SIGTERM)
@@ -84,6 +95,7 @@ class ProbeTest(base.BaseTestCase):
         result = self.result()
         self.assertEqual(result['sent'], result['received'])
         self.assertEqual(0, result['blackout_ms'])
+        self.assertEqual(0, result['reordered'])
         self.assertEqual(result['first_boot_id'], result['last_boot_id'])
         self.assertEqual(
             pathlib.Path('/proc/sys/kernel/random/boot_id').read_text(),
@@ -113,6 +125,45 @@ class ProbeTest(base.BaseTestCase):
         self.assertEqual(0, result['lost'])
         self.assertGreaterEqual(result['gap_ms'], 99)
         self.assertGreaterEqual(result['rtt_max_ms'], 95)
+
+    def test_the_guest_rewrites_as_fast_as_it_is_told(self):
+        time.sleep(0.5)
+        self.assertGreater(self.rewritten_mib_per_s(), MEMORY_MIB / 4)
+        self.start_probe('--rewrite', '0')
+        time.sleep(0.5)
+        # the first answer may come from before the guest did as it was told
+        self.assertLess(self.rewritten_mib_per_s(), 1)
+        self.start_probe('--rewrite', str(4 * MEMORY_MIB))
+        time.sleep(0.5)
+        self.assertGreater(self.rewritten_mib_per_s(), 1.5 * MEMORY_MIB)
+
+    def test_a_forwarder_with_two_ports(self):
+        """A bridge stands in for testpmd: it has no stamp either."""
+        run('ip', '-n', self.near, 'link', 'add', 'near1', 'type', 'veth',
+            'peer', 'name', 'far1', 'netns', self.far)
+        run('ip', '-n', self.near, 'link', 'set', 'near1', 'up')
+        run('ip', '-n', self.far, 'link', 'add', 'bridge', 'type', 'bridge')
+        for name in ('far', 'far1', 'bridge'):
+            if name != 'bridge':
+                run('ip', '-n', self.far, 'link', 'set', name, 'master',
+                    'bridge')
+            run('ip', '-n', self.far, 'link', 'set', name, 'up')
+        self.forwarder.kill()
+        self.probe.kill()
+        self.command = [
+            self.build / 'probe', '--interface', 'near', '--far', 'near1',
+            '--mac', '02:00:00:00:00:01', '--answer-within', '5']
+        self.start_probe()
+        time.sleep(0.5)
+        run('ip', '-n', self.far, 'link', 'set', 'far1', 'down')
+        time.sleep(0.1)
+        run('ip', '-n', self.far, 'link', 'set', 'far1', 'up')
+        time.sleep(0.5)
+        result = self.result()
+        self.assertGreaterEqual(result['blackout_ms'], 90)
+        self.assertGreater(result['received'], 500)
+        self.assertIsNone(result['counter_continuous'])
+        self.assertIsNone(result['first_boot_id'])
 
     def find_block(self, memory):
         """Address of the memory that the forwarder verifies.

@@ -34,6 +34,7 @@ import types
 
 import qemu.qmp as qmp
 
+from nova_fastmig.bench import monitor
 from tests.qemu import beacons
 from tests.qemu import guest as test_guest
 
@@ -123,19 +124,14 @@ class Result:
         return (self.resume_s - self.stop_s) * 1000
 
 
-class Qemu:
+class Qemu(monitor.Monitor):
     """One QEMU process and its monitor."""
 
     def __init__(self, name, arguments, log):
-        self.name = name
+        super().__init__(name)
         self.arguments = arguments
         self.log = log
-        self.events = []
         self.process = None
-        self.qmp = qmp.QMPClient(name)
-        self._listener = qmp.EventListener()
-        self._changed = asyncio.Condition()
-        self._tasks = []
 
     async def start(self):
         ours, theirs = socket.socketpair()
@@ -147,12 +143,10 @@ class Qemu:
                 '-mon', 'chardev=monitor,mode=control',
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=[theirs.fileno()])
-        self.qmp.register_listener(self._listener)
-        self._tasks = [asyncio.create_task(self._read_events()),
-                       asyncio.create_task(self._watch_process())]
+        self._tasks.append(asyncio.create_task(self._watch_process()))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await self.qmp.connect(ours)
+                await self.connect(ours)
         except (qmp.ConnectError, TimeoutError) as e:
             raise RuntimeError(f'{self.name}: no QMP session ({e!r}): '
                                f'{self.output()}') from e
@@ -165,78 +159,22 @@ class Qemu:
     def running(self):
         return self.process is not None and self.process.returncode is None
 
-    async def _read_events(self):
-        async for event in self._listener:
-            self.events.append(event)
-            async with self._changed:
-                self._changed.notify_all()
-
     async def _watch_process(self):
         await self.process.wait()
-        async with self._changed:
-            self._changed.notify_all()
+        await self.wake()
 
-    async def command(self, name, **arguments):
-        """Run a QMP command; an underscore in a keyword is a dash."""
-        return await self.qmp.execute(
-            name, {k.replace('_', '-'): v for k, v in arguments.items()})
+    def check_running(self, what):
+        if not self.running:
+            raise MigrationFailed(
+                f'{self.name}: QEMU ended with {self.process.returncode} '
+                f'before {what}: {self.output()}')
 
-    async def until(self, predicate, what):
-        """Wait until predicate() holds; it is asked after every event."""
-        async with self._changed:
-            while not predicate():
-                if not self.running:
-                    raise MigrationFailed(
-                        f'{self.name}: QEMU ended with '
-                        f'{self.process.returncode} before {what}: '
-                        f'{self.output()}')
-                await self._changed.wait()
-
-    def event(self, name, since=0):
-        """The last such event, if it is not among the first 'since'."""
-        return next((e for e in reversed(self.events[since:])
-                     if e['event'] == name), None)
-
-    async def wait_event(self, name, since=0):
-        await self.until(lambda: self.event(name, since), f'the event {name}')
-        return self.event(name, since)
-
-    def event_s(self, name, since=0):
-        """QEMU's time stamp of the last such event, or None."""
-        event = self.event(name, since)
-        if event is None:
-            return None
-        stamp = event['timestamp']
-        return stamp['seconds'] + stamp['microseconds'] / 1e6
-
-    @property
-    def migration_statuses(self):
-        """Every status of every migration, in the order of the events."""
-        return [e['data']['status'] for e in self.events
-                if e['event'] == 'MIGRATION']
-
-    async def migration_status(self, number):
-        """Wait for the status that has so many before it."""
-        await self.until(lambda: len(self.migration_statuses) > number,
-                         'the end of the migration')
-        return self.migration_statuses[number]
-
-    async def configure_migration(self, side, capabilities, parameters):
-        wanted = {'events', *capabilities, *side.capabilities}
-        wanted |= {name for name, value in side.migration_globals.items()
-                   if value == 'on'}
-        # a source may still have what it needed as a destination
-        present = {c['capability']: c['state'] for c in
-                   await self.command('query-migrate-capabilities')}
-        unknown = wanted - present.keys()
-        if unknown:
-            raise ValueError(f'{self.arguments[0]} has no migration '
-                             f'capability {", ".join(sorted(unknown))}')
-        await self.command('migrate-set-capabilities', capabilities=[
-            {'capability': name, 'state': name in wanted}
-            for name, state in present.items() if state != (name in wanted)])
-        await self.qmp.execute('migrate-set-parameters',
-                               {**PARAMETERS, **parameters, **side.parameters})
+    async def configure(self, side, capabilities, parameters):
+        await self.configure_migration(
+            {*capabilities, *side.capabilities,
+             *(name for name, value in side.migration_globals.items()
+               if value == 'on')},
+            {**PARAMETERS, **parameters, **side.parameters})
 
     async def stop(self):
         """End the process, whatever state it is in."""
@@ -244,13 +182,7 @@ class Qemu:
             self.process.kill()
         if self.process is not None:
             await self.process.wait()
-        try:
-            await self.qmp.disconnect()
-        except (EOFError, OSError):
-            pass  # the process is gone, and so is its end of the socket
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.disconnect()
 
 
 class Pair:
@@ -424,9 +356,9 @@ class Pair:
         if libvirt:
             capabilities.add('return-path')
             source_only.add('pause-before-switchover')
-        await self.source.configure_migration(
+        await self.source.configure(
             self.source_side, capabilities | source_only, parameters)
-        await self.destination.configure_migration(
+        await self.destination.configure(
             self.destination_side, capabilities, parameters)
         return await self._connect(transport)
 

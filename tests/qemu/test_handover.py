@@ -289,9 +289,9 @@ class Rig:
         capabilities = {'return-path', 'x-early-resume'}
         if not self.early_resume:
             capabilities.remove('x-early-resume')
-        await self.source.configure_migration(
+        await self.source.configure(
             pair.Side(''), capabilities | {'pause-before-switchover'}, {})
-        await self.destination.configure_migration(
+        await self.destination.configure(
             pair.Side(''), capabilities, {})
         await self.destination.command(
             'migrate-incoming', uri='tcp:127.0.0.1:0',

@@ -53,7 +53,7 @@ RUN = {
     'guest_continuous': True, 'verdict': None, 'verdict_expected': False,
     'probe_stalled': False,
     'probe': {'first_boot_id': BOOT_ID, 'last_boot_id': BOOT_ID,
-              'corruptions': 0},
+              'counter_continuous': True, 'corruptions': 0},
     'failures': [],
 }
 STAYED = {'destination': None, 'domain': {
@@ -161,7 +161,8 @@ class FailuresTest(unittest.TestCase):
         self.assert_fails('the server is still on compute1', run(**STAYED))
 
     def test_guest(self):
-        self.assert_fails('did not go on', run(guest_continuous=False))
+        self.assert_fails('did not go on', run(
+            probe=RUN['probe'] | {'counter_continuous': False}))
         self.assert_fails('boot id was', run(
             probe=RUN['probe'] | {'last_boot_id': 'another'}))
         self.assert_fails('3 wrong words', run(

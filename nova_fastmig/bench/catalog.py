@@ -1,0 +1,198 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Contenders, workloads and comparisons, as data. Pure.
+
+``SEED`` has the figures of the document that the project starts from: OPNFV
+KVM4NFV, "Fast Live Migration" (2016), an 8 GiB guest with 4 vCPUs on two
+servers with 10 Gbit/s between them, with QEMU 2.4.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+
+from nova_fastmig.bench import scenario
+from nova_fastmig import exception
+
+Contender = scenario.Contender
+Control, Driver, Option, Qemu = (
+    scenario.Control, scenario.Driver, scenario.Option, scenario.Qemu)
+
+# as Nova's [libvirt] has them by default, and the least that they may be
+NOVA_DEFAULT = 'nova-500-10-75'
+NOVA_TUNED = 'nova-100-3-3'
+LIMIT_MS = 10
+
+
+class UnknownName(exception.FastMigError):
+    """A name that the catalog does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedFigures:
+    """Milliseconds before and after the seed's three optimizations."""
+
+    total_before_ms: int
+    total_after_ms: int
+    downtime_before_ms: int
+    downtime_after_ms: int
+
+
+SEED = {
+    'idle': SeedFigures(2070, 401, 29, 9),
+    'l2fwd': SeedFigures(2271, 654, 26, 5),
+}
+
+
+def _nova(*options: Option, schedule: str = NOVA_TUNED) -> Contender:
+    return Contender(Control.NOVA, driver=Driver.STOCK, options=options,
+                     schedule=schedule)
+
+
+def _libvirt(*options: Option, schedule: str = 'fixed') -> Contender:
+    return Contender(
+        Control.LIBVIRT, options=options, schedule=schedule,
+        downtime_limit_ms=LIMIT_MS if schedule == 'fixed' else None)
+
+
+def _qemu(qemu: Qemu, *options: Option, features: tuple[str, ...] = ()
+          ) -> Contender:
+    return Contender(Control.QEMU, qemu, features=features, options=options,
+                     downtime_limit_ms=LIMIT_MS)
+
+
+def _fastmig(qemu: Qemu, features: tuple[str, ...] = ()) -> Contender:
+    return Contender(Control.NOVA, qemu, Driver.FASTMIG, features,
+                     downtime_limit_ms=LIMIT_MS)
+
+
+_UNDO = (Option.WITHOUT_A, Option.WITHOUT_B, Option.WITHOUT_C)
+
+# What it is called on the command line and in charts -> what it is
+CONTENDERS: dict[str, Contender] = {
+    # Nova's own driver: as it comes, and as far as its options go
+    'nova': _nova(schedule=NOVA_DEFAULT),
+    'nova-tuned': _nova(),
+    'nova-post-copy': _nova(Option.POST_COPY),
+    'nova-auto-converge': _nova(Option.AUTO_CONVERGE),
+    'nova-parallel': _nova(Option.PARALLEL),
+    # this project
+    'fastmig': _fastmig(Qemu.DISTRIBUTION),
+    'fastmig-patched': _fastmig(Qemu.PATCHED, ('all',)),
+    # virsh migrate, with what shortens it
+    'virsh': _libvirt(),
+    'virsh-post-copy': _libvirt(Option.POST_COPY),
+    'virsh-parallel': _libvirt(Option.PARALLEL),
+    # other systems' schedules, on libvirt as those do it
+    'ovirt': _libvirt(Option.AUTO_CONVERGE,
+                      schedule='ovirt-minimal-downtime'),
+    'ovirt-suspend': _libvirt(Option.AUTO_CONVERGE,
+                              schedule='ovirt-suspend-workload'),
+    'kubevirt': _libvirt(schedule='kubevirt'),
+    # QMP, without libvirt; Proxmox's daemon speaks it, too
+    'qemu': _qemu(Qemu.DISTRIBUTION),
+    'proxmox': Contender(Control.QEMU, options=(Option.XBZRLE,),
+                         schedule='proxmox'),
+    'qemu-patched': _qemu(Qemu.PATCHED, features=('all',)),
+    # what the seed found wanting
+    'xbzrle': _qemu(Qemu.DISTRIBUTION, Option.XBZRLE),
+    'multifd-zlib': _qemu(Qemu.DISTRIBUTION, Option.MULTIFD_ZLIB),
+    'multifd-zstd': _qemu(Qemu.DISTRIBUTION, Option.MULTIFD_ZSTD),
+    'auto-converge': _qemu(Qemu.DISTRIBUTION, Option.AUTO_CONVERGE),
+    'rdma': _qemu(Qemu.DISTRIBUTION, Option.RDMA),
+    # what it proposed: in QEMU since then, and undone again in the patched one
+    'seed-after': _qemu(Qemu.PATCHED),
+    'seed-without-a': _qemu(Qemu.PATCHED, Option.WITHOUT_A),
+    'seed-without-b': _qemu(Qemu.PATCHED, Option.WITHOUT_B),
+    'seed-without-c': _qemu(Qemu.PATCHED, Option.WITHOUT_C),
+    'seed-before': _qemu(Qemu.PATCHED, *_UNDO),
+}
+# the charts' "before" and "after", and the seed's own pair
+BEFORE, AFTER = 'nova', 'fastmig-patched'
+
+# What the guest's memory has in it is sent once; l2fwd's packet buffers go
+# round all the time.
+SMALL = scenario.Guest()
+WORKLOADS: dict[str, scenario.Workload] = {
+    'idle': scenario.Workload('idle', SMALL),
+    'l2fwd': scenario.Workload('l2fwd', SMALL, rewrite_mib_per_s=32),
+    **{f'dirty-{rate}': scenario.Workload(
+        'dirty', SMALL, rewrite_mib_per_s=rate) for rate in (8, 64, 128)},
+    **{f'idle-{gib}gib': scenario.Workload('idle', scenario.Guest(
+        memory_mib=gib * 1024)) for gib in (1, 2, 4, 8, 16)},
+    'l2fwd-dpdk': scenario.Workload('l2fwd', scenario.Guest(
+        memory_mib=512, data_plane=scenario.DataPlane.DPDK,
+        working_set_mib=0)),
+}
+
+
+def title(contender: Contender) -> str:
+    """What the catalog calls it; its own name if the catalog has none."""
+    return next((name for name, each in CONTENDERS.items()
+                 if each == contender), contender.name)
+
+
+def _chosen(what: str, names: Iterable[str], known: dict) -> list:
+    for name in names:
+        if name not in known:
+            raise UnknownName(f'{what} {name!r}: must be one of '
+                              f'{", ".join(known)}')
+    return [known[name] for name in names]
+
+
+def comparison(name: str, contenders: Iterable[str],
+               workloads: Iterable[str], rounds: int,
+               migrations: int) -> scenario.Comparison:
+    """Each of these contenders with each of these workloads.
+
+    :raises: UnknownName
+    """
+    return scenario.Comparison(
+        name, tuple(scenario.Scenario(contender, workload)
+                    for contender in _chosen('contender', contenders,
+                                             CONTENDERS)
+                    for workload in _chosen('workload', workloads,
+                                            WORKLOADS)),
+        rounds, migrations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Names for ``comparison``."""
+
+    contenders: tuple[str, ...]
+    workloads: tuple[str, ...]
+    rounds: int
+    migrations: int
+
+
+PRESETS: dict[str, Preset] = {
+    # under five minutes, also where two cores emulate
+    'quick': Preset(('nova', 'fastmig-patched', 'virsh', 'qemu',
+                     'qemu-patched'), ('idle', 'l2fwd'), 1, 1),
+    'full': Preset(tuple(CONTENDERS), ('idle', 'l2fwd', 'l2fwd-dpdk'), 5, 4),
+    # guestperf's question: what a size and a dirty rate cost
+    'cost': Preset(('nova', 'fastmig', 'fastmig-patched', 'qemu',
+                    'qemu-patched'),
+                   ('idle', 'idle-1gib', 'idle-2gib', 'idle-4gib',
+                    'dirty-8', 'dirty-64', 'dirty-128'), 2, 2),
+}
+
+
+def preset(name: str) -> scenario.Comparison:
+    """A comparison by its name.
+
+    :raises: UnknownName
+    """
+    chosen, = _chosen('comparison', [name], PRESETS)
+    return comparison(name, chosen.contenders, chosen.workloads,
+                      chosen.rounds, chosen.migrations)

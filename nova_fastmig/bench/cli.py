@@ -1,0 +1,327 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""``nova-fastmig bench``: run, compare, plot and report.
+
+What only the benchmarks need is imported where it is used: the other commands
+work without it.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import pathlib
+import shlex
+import sys
+
+from cliff import command
+from cliff import lister
+
+from nova_fastmig.bench import catalog
+from nova_fastmig.bench import engine
+from nova_fastmig.bench import scenario
+from nova_fastmig import exception
+
+# set in the process that runs in the network of the lab's controller
+INSIDE = 'NOVA_FASTMIG_BENCH_INSIDE'
+
+
+class MissingExtra(exception.FastMigError):
+    """What the benchmarks need beside the driver is not installed."""
+
+
+class CannotRun(exception.FastMigError):
+    """Nothing can be run as the command was given."""
+
+
+@contextlib.contextmanager
+def extra():
+    """Say what to install if the block imports what is not there."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(f'{error}; pip install "nova-fastmig[bench]" '
+                           f'brings what the benchmarks need') from error
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(',') if name]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a number from 1 to 1000')
+    return int(text)
+
+
+def chosen(args: argparse.Namespace) -> scenario.Comparison:
+    """The comparison that the options describe.
+
+    :raises: catalog.UnknownName
+    """
+    name = 'quick' if args.quick else args.comparison
+    if name not in catalog.PRESETS:
+        raise catalog.UnknownName(
+            f'comparison {name!r}: must be one of '
+            f'{", ".join(catalog.PRESETS)}')
+    preset = catalog.PRESETS[name]
+    return catalog.comparison(
+        name, args.contenders or preset.contenders,
+        args.workloads or preset.workloads, args.rounds or preset.rounds,
+        args.migrations or preset.migrations)
+
+
+class Progress:
+    """A bar with the time that is left, and a line for each migration."""
+
+    def __init__(self, total: int, done: int):
+        from rich import console
+        from rich import progress
+        self._console = console.Console(stderr=True)
+        self._bar = progress.Progress(
+            progress.TextColumn('{task.completed}/{task.total} migrations'),
+            progress.BarColumn(), progress.TimeElapsedColumn(),
+            progress.TextColumn('left'), progress.TimeRemainingColumn(
+                compact=True),
+            console=self._console, speed_estimate_period=3600)
+        self._task = self._bar.add_task('', total=total, completed=done)
+
+    def __enter__(self):
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.__exit__(*exception)
+
+    def show(self, results: scenario.Results) -> None:
+        if not results.runs:
+            return
+        run = results.runs[-1]
+        self._bar.update(self._task, completed=len(results.runs))
+        names = {each.name: f'{catalog.title(each.contender)}, '
+                            f'{each.workload.kind}'
+                 for each in results.comparison.scenarios}
+        figures = run.figures
+        said = ('FAILED: ' + '; '.join(run.failures) if run.failures else
+                f'blackout {figures.blackout_ms:.0f} ms, total '
+                f'{figures.total_ms or float("nan"):.0f} ms')
+        self._bar.console.print(f'{names[run.key.scenario]}: {said}',
+                                highlight=False, markup=False)
+
+
+class BenchRun(command.Command):
+    """Migrate guests in every way, in turns, and keep the figures.
+
+    It uses the lab of the checkout that the package is installed from, and
+    needs root. An interrupted run goes on when it is started again with the
+    same options.
+    """
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            '--output', metavar='FILE', type=pathlib.Path,
+            default='bench.json', help='results; those that are '
+            'there are kept (default: %(default)s)')
+        parser.add_argument(
+            '--comparison', default='full',
+            help=f'one of {", ".join(catalog.PRESETS)} (default: full)')
+        parser.add_argument(
+            '--quick', action='store_true',
+            help='the same as --comparison quick: under five minutes')
+        parser.add_argument(
+            '--contenders', type=_names, metavar='NAME[,NAME...]',
+            help=f'instead of those of the comparison: '
+                 f'{", ".join(catalog.CONTENDERS)}')
+        parser.add_argument(
+            '--workloads', type=_names, metavar='NAME[,NAME...]',
+            help=f'instead of those of the comparison: '
+                 f'{", ".join(catalog.WORKLOADS)}')
+        parser.add_argument('--rounds', type=_positive,
+                            help='how often each contender has its turn')
+        parser.add_argument('--migrations', type=_positive,
+                            help='of each workload in one turn')
+        return parser
+
+    def take_action(self, parsed_args):
+        comparison = chosen(parsed_args)
+        with extra():
+            from nova_fastmig.bench import dpdk_rig
+            from nova_fastmig.bench import lab as lab_
+            from nova_fastmig.bench import libvirt_rig
+            from nova_fastmig.bench import nova_rig
+            from nova_fastmig.bench import qemu_rig
+            import rich  # noqa: F401
+        if os.geteuid():
+            raise CannotRun('bench run needs root, for the lab')
+        lab = lab_.Lab()
+        if not os.environ.get(INSIDE):
+            self._enter(lab)
+        # a QEMU that quits as it was told is an error to it
+        logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
+        command_line = shlex.join(
+            [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+        results = engine.begin(parsed_args.output, comparison, lab.machine(),
+                               command_line)
+        kernel, dpdk = scenario.DataPlane
+        rigs = {(scenario.Control.NOVA, kernel): nova_rig.NovaRig(lab),
+                (scenario.Control.LIBVIRT, kernel):
+                    libvirt_rig.LibvirtRig(lab),
+                (scenario.Control.QEMU, kernel): qemu_rig.QemuRig(lab),
+                **{(control, dpdk): dpdk_rig.DpdkRig(lab)
+                   for control in scenario.Control}}
+        total = sum(len(turn.migrations) for turn in comparison.turns())
+        try:
+            with Progress(total, len(results.runs)) as progress:
+                def keep(made):
+                    engine.save(parsed_args.output, made)
+                    progress.show(made)
+                results = engine.run(
+                    results, lambda turn: rigs[
+                        turn.contender.control, turn.guest.data_plane], keep,
+                    lab_.now)
+        finally:
+            # as lab/demo and the tests expect it
+            lab.run('use-driver', 'fastmig')
+        failed = sum(bool(run.failures) for run in results.runs)
+        for name, why in results.not_run.items():
+            self.app.stderr.write(f'not run: {name}: {why}\n')
+        if failed:
+            self.app.stderr.write(f'{failed} migrations failed\n')
+        return 1 if failed else 0
+
+    def _enter(self, lab) -> None:
+        """Go on in the network of the lab's controller, and keep the lab."""
+        lab.run('up')
+        os.environ[INSIDE] = '1'
+        os.execv(lab.commands / 'hold', [  # noqa: S606
+            'hold', 'nsenter', f'--net=/run/netns/{lab.name}-controller',
+            sys.executable, *sys.argv])
+
+
+class BenchCompare(lister.Lister):
+    """Compare two contenders, or two files of results.
+
+    Each row has the medians of both, and their ratio with its interval; it is
+    clear if the interval does not have 1 in it.
+    """
+
+    COLUMNS = ('Workload', 'Figure', 'A', 'B', 'A / B', 'From', 'To', 'Clear')
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            'a', metavar='A', help='FILE:CONTENDER, or FILE for all of them')
+        parser.add_argument('b', metavar='B', help='the same')
+        return parser
+
+    def take_action(self, parsed_args):
+        with extra():
+            from nova_fastmig.bench import analyze
+        first, second = (_side(each) for each in (parsed_args.a,
+                                                  parsed_args.b))
+        rows = []
+        for key in first:
+            if key not in second:
+                continue
+            for each in analyze.compare(first[key], second[key]):
+                ratio = each.ratio
+                rows.append((
+                    ', '.join(key), analyze.METRICS[each.metric],
+                    *(round(side.median.value, 2) for side in (
+                        each.first, each.second)),
+                    *((round(value, 3) if value is not None else None
+                       for value in (ratio.value, ratio.low, ratio.high))
+                      if ratio else (None,) * 3),
+                    each.clear))
+        if not rows:
+            raise CannotRun(f'{parsed_args.a} and {parsed_args.b} have no '
+                            f'workload in common that was run')
+        return self.COLUMNS, rows
+
+
+def _side(text: str) -> dict[tuple[str, ...], list[scenario.Run]]:
+    """Runs by workload, and by contender where none is named.
+
+    :param text: FILE or FILE:CONTENDER
+    """
+    file, _, title = text.partition(':')
+    results = engine.load(pathlib.Path(file))
+    found = {}
+    titles = dict.fromkeys(catalog.title(each.contender)
+                           for each in results.comparison.scenarios)
+    if title and title not in titles:
+        raise catalog.UnknownName(f'contender {title!r} of {file}: must be '
+                                  f'one of {", ".join(titles)}')
+    for each in results.comparison.scenarios:
+        if title in ('', catalog.title(each.contender)):
+            key = (each.workload.name,) if title else (
+                each.workload.name, catalog.title(each.contender))
+            found[key] = [run for run in results.runs
+                          if run.key.scenario == each.name]
+    return found
+
+
+class BenchPlot(command.Command):
+    """Draw a chart of a file of results, or all that it has something for."""
+
+    KINDS = ('all', 'seed-total', 'seed-downtime', 'blackout', 'total',
+             'waterfall', 'distribution', 'cost-of-size',
+             'cost-of-dirty-rate')
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('results', metavar='FILE', type=pathlib.Path)
+        parser.add_argument('kind', choices=self.KINDS)
+        parser.add_argument(
+            'output', type=pathlib.Path,
+            help='picture to write, whose suffix is its format; for all, a '
+                 'directory that SVGs are written to')
+        return parser
+
+    def take_action(self, parsed_args):
+        with extra():
+            from nova_fastmig.bench import analyze
+            from nova_fastmig.bench import plot
+        results = engine.load(parsed_args.results)
+        summaries = analyze.summarize(results)
+        if parsed_args.kind != 'all':
+            made = plot.KINDS[parsed_args.kind](results, summaries)
+            if made is None:
+                raise CannotRun(f'{parsed_args.results} has nothing for the '
+                                f'chart {parsed_args.kind}')
+            made.savefig(parsed_args.output, dpi=120)
+            return
+        parsed_args.output.mkdir(parents=True, exist_ok=True)
+        for kind, draw in plot.KINDS.items():
+            made = draw(results, summaries)
+            if made is not None:
+                made.savefig(parsed_args.output / f'{kind}.svg')
+
+
+class BenchReport(command.Command):
+    """Write one HTML file with figures and charts."""
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('results', metavar='FILE', type=pathlib.Path)
+        parser.add_argument('output', type=pathlib.Path,
+                            help='the HTML file to write')
+        return parser
+
+    def take_action(self, parsed_args):
+        with extra():
+            from nova_fastmig.bench import html
+        parsed_args.output.write_text(
+            html.render(engine.load(parsed_args.results)))

@@ -1,0 +1,115 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The report: one HTML file with the figures, and the charts inside."""
+
+import base64
+import io
+import typing as ty
+
+import jinja2
+
+from nova_fastmig.bench import analyze
+from nova_fastmig.bench import catalog
+from nova_fastmig.bench import plot
+from nova_fastmig.bench import scenario
+
+# of METRICS, as columns: those that all contenders may have come first
+COLUMNS = (
+    'blackout_ms', 'packets_lost', 'latency_p99_ms', 'total_ms',
+    'downtime_qemu_ms', 'downtime_libvirt_ms', 'total_qemu_ms',
+    'total_libvirt_ms', 'total_nova_ms', 'bytes_sent', 'iterations',
+    'cpu_source_ms', 'cpu_destination_ms', 'rewritten_mib_per_s',
+    'throttle_percent')
+TITLES = {
+    'seed-total': 'Total, as the seed drew it',
+    'seed-downtime': 'Downtime, as the seed drew it',
+    'blackout': 'Blackout of packets',
+    'total': 'Total',
+    'waterfall': 'Where the blackout goes',
+    'distribution': 'Distribution of blackouts',
+    'cost-of-size': 'What the size of an idle guest costs',
+    'cost-of-dirty-rate': 'What a dirty rate costs',
+}
+
+
+def number(value: float | None) -> str:
+    """With as many digits as say something."""
+    if value is None:
+        return '-'
+    if abs(value) >= 1e6:
+        return f'{value / 2**20:.1f} Mi'
+    return f'{value:.1f}' if abs(value) < 100 else f'{value:.0f}'
+
+
+def estimate(found: analyze.Estimate | None) -> str:
+    """A figure with its interval."""
+    if found is None:
+        return '-'
+    if found.low is None:
+        return number(found.value)
+    return (f'{number(found.value)} [{number(found.low)}, '
+            f'{number(found.high)}]')
+
+
+def _picture(made) -> str:
+    file = io.BytesIO()
+    made.savefig(file, format='svg')
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
+    """The seed's figures and ratios beside those of these results."""
+    rows = []
+    for kind, seed in catalog.SEED.items():
+        of_kind = {each.title: each for each in summaries
+                   if each.scenario.workload.kind == kind}
+        for what, metric, before, after in (
+                ('total', 'total_ms', seed.total_before_ms,
+                 seed.total_after_ms),
+                ('downtime', 'blackout_ms', seed.downtime_before_ms,
+                 seed.downtime_after_ms)):
+            first, last = (
+                of_kind[name].median(metric) if name in of_kind else None
+                for name in (catalog.BEFORE, catalog.AFTER))
+            rows.append({
+                'kind': kind, 'what': what, 'seed_before': before,
+                'seed_after': after, 'seed_ratio': before / after,
+                'before': first, 'after': last,
+                'ratio': first / last if first and last else None})
+    return rows
+
+
+def render(results: scenario.Results) -> str:
+    """The report as HTML."""
+    summaries = analyze.summarize(results)
+    pictures = []
+    for kind, draw in plot.KINDS.items():
+        made = draw(results, summaries)
+        if made is not None:
+            pictures.append((TITLES[kind], draw.__doc__.splitlines()[0],
+                             _picture(made)))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('nova_fastmig.bench', 'templates'),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined)
+    environment.filters |= {'number': number, 'estimate': estimate}
+    workloads = list(dict.fromkeys(each.scenario.workload
+                                   for each in summaries))
+    return environment.get_template('report.html').render(
+        results=results, summaries=summaries, workloads=workloads,
+        pictures=pictures, metrics=analyze.METRICS,
+        columns=[name for name in COLUMNS
+                 if any(name in each.spreads for each in summaries)],
+        seed=_seed_rows(summaries), ranks=analyze.ranks(results),
+        best=catalog.AFTER, max_stall_ms=scenario.MAX_STALL_MS,
+        failures=[run for run in results.runs if run.failures])

@@ -1,0 +1,304 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The lab's hosts, as the rigs use them: commands, packets, processor time.
+
+This runs as root in the network namespace of the lab's controller
+(``cli`` sees to that), so that the monitors of the hosts' QEMUs can be reached
+and the generator is on the guests' network.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import datetime
+import functools
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import types
+import typing as ty
+
+import nova_fastmig
+from nova_fastmig.bench import engine
+from nova_fastmig.bench import scenario
+
+COMPUTES = ('compute1', 'compute2')
+MANAGEMENT_IP = types.MappingProxyType(
+    {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'})
+CHECKOUT = pathlib.Path(nova_fastmig.__file__).parents[1]
+# what both compute hosts see, and where they see it
+SHARED = pathlib.PurePath('/var/lib/nova/instances')
+PATCHED = '/opt/nova-fastmig/qemu/bin/qemu-system-x86_64'
+DISTRIBUTION = '/usr/bin/qemu-system-x86_64'
+EMULATOR = types.MappingProxyType({
+    scenario.Qemu.DISTRIBUTION: DISTRIBUTION, scenario.Qemu.PATCHED: PATCHED})
+
+BOOT_TIMEOUT_S = 120
+MIGRATION_TIMEOUT_S = 120
+# before the migration, for the guest to do what it is told, and after it, for
+# the last packets
+SETTLE_S = 1
+CPU_INTERVAL_S = 0.05
+# the guest's image has so much that it rewrites (lab/guest/build)
+WORKING_SET_MIB = 64
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """A guest's, as ``lab/probe_client.py`` takes that of a port."""
+
+    mac_address: str
+    ip_address: str
+
+    @property
+    def fixed_ips(self) -> list[dict[str, str]]:
+        return [{'ip_address': self.ip_address}]
+
+
+class Lab:
+    """The lab of a checkout.
+
+    :param checkout: has ``lab/``
+    """
+
+    def __init__(self, checkout: pathlib.Path = CHECKOUT):
+        self.commands = checkout / 'lab'
+        name = os.environ.get('NOVA_FASTMIG_LAB_NAME')
+        self.name = name or 'nfm'
+        self.state = pathlib.Path(os.environ.get(
+            'NOVA_FASTMIG_LAB_DIR',
+            '/var/lib/nova-fastmig-lab' + (f'-{name}' if name else '')))
+        if not (self.commands / 'probe_client.py').exists():
+            raise engine.RigError(
+                f'{self.commands} is no lab: bench run needs a checkout of '
+                f'nova-fastmig that it is installed from (pip install '
+                f'--editable)')
+
+    def module(self, name: str) -> types.ModuleType:
+        """One of the lab's own Python modules."""
+        parent = str(self.commands)
+        if parent not in sys.path:
+            sys.path.append(parent)
+        return importlib.import_module(name)
+
+    def run(self, command: str, *arguments: str, timeout_s: float = 600
+            ) -> str:
+        """Run one of the lab's commands; what it printed.
+
+        :raises: engine.RigError
+        """
+        try:
+            result = subprocess.run(  # noqa: S603
+                [self.commands / command, *arguments],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise engine.RigError(f'lab/{command} {" ".join(arguments)}: no '
+                                  f'end after {timeout_s} s') from error
+        if result.returncode:
+            raise engine.RigError(
+                f'lab/{command} {" ".join(arguments)} ended with '
+                f'{result.returncode}: '
+                f'{(result.stdout + result.stderr)[-2000:].strip()}')
+        return result.stdout
+
+    def on(self, host: str, *command: str, timeout_s: float = 120) -> str:
+        """Run a command in a host; what it printed."""
+        return self.run('in', host, *command, timeout_s=timeout_s)
+
+    @functools.cached_property
+    def accelerator(self) -> str:
+        """kvm or tcg."""
+        return {'kvm': 'kvm', 'qemu': 'tcg'}[
+            (self.state / 'virt_type').read_text().strip()]
+
+    @property
+    def has_patched_qemu(self) -> bool:
+        return all((self.state / 'hosts' / host / 'root' /
+                    PATCHED.lstrip('/')).exists() for host in COMPUTES)
+
+    def machine(self) -> dict[str, ty.Any]:
+        """What the results were measured on."""
+        script = ('import sys; sys.path.append("/usr/src/nova-fastmig/lab"); '
+                  'import json, demo; print(json.dumps(demo.machine()))')
+        machine = json.loads(self.on('controller', 'python', '-c', script))
+        if self.has_patched_qemu:
+            machine['qemu_patched'] = self.on(
+                'compute1', PATCHED, '--version').splitlines()[0]
+        return {**machine, 'accel': self.accelerator}
+
+    # ---- guests' disks
+
+    def place_disk(self, name: str) -> str:
+        """A disk with the forwarder for a guest; its path in the hosts."""
+        self.on('compute1', 'cp', '--sparse=always', '/opt/lab/forwarder.img',
+                str(SHARED / f'{name}.img'))
+        return str(SHARED / f'{name}.img')
+
+    def remove_disk(self, name: str) -> None:
+        self.on('compute1', 'rm', '-f', str(SHARED / f'{name}.img'))
+
+    # ---- packets
+
+    def probe(self, address: Address, *arguments, **options):
+        """lab/probe_client.Probe for a guest with this address."""
+        return self.module('probe_client').Probe(
+            self.state / 'share/bin/probe', address, *arguments, **options)
+
+    def wait_for_guest(self, address: Address) -> None:
+        """Wait until the guest sends packets back."""
+        try:
+            with self.probe(address, 20, BOOT_TIMEOUT_S):
+                pass
+        except self.module('probe_client').ProbeError as error:
+            raise engine.RigError(f'the guest does not answer: {error}'
+                                  ) from error
+
+    def guest_failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
+        return tuple(why for good, why in
+                     self.module('demo_report').guest_checks(probed)
+                     if not good)
+
+    # ---- processor time
+
+    def cpu_ms(self, host: str) -> float:
+        """That everything in the host has used since it was started."""
+        group = pathlib.Path((self.state / 'run' / f'{host}.cgroup')
+                             .read_text().strip())
+        while group.name != f'nova-fastmig-lab-{self.name}-{host}':
+            if group == group.parent:
+                raise engine.RigError(f'{host} has no cgroup of its own')
+            group = group.parent
+        text = (group / 'cpu.stat').read_text()
+        return int(text.split('usage_usec ')[1].split()[0]) / 1000
+
+
+class CpuRecorder:
+    """Processor time of both hosts while the block runs."""
+
+    def __init__(self, lab: Lab):
+        self._lab = lab
+        self._samples: list[tuple[float, dict[str, float]]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._record, daemon=True)
+
+    def _sample(self) -> None:
+        self._samples.append((time.time(), {
+            host: self._lab.cpu_ms(host) for host in COMPUTES}))
+
+    def _record(self) -> None:
+        while not self._stop.wait(CPU_INTERVAL_S):
+            self._sample()
+
+    def __enter__(self):
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+
+    def used(self, source: str, started_s: float, ended_s: float
+             ) -> dict[str, float]:
+        """Fields of Figures for the time between these."""
+        first = max((each for each in self._samples
+                     if each[0] <= started_s), default=self._samples[0],
+                    key=lambda each: each[0])
+        last = min((each for each in self._samples if each[0] >= ended_s),
+                   default=self._samples[-1], key=lambda each: each[0])
+        used = {host: last[1][host] - first[1][host] for host in COMPUTES}
+        destination, = set(COMPUTES) - {source}
+        return {'cpu_source_ms': round(used[source], 1),
+                'cpu_destination_ms': round(used[destination], 1),
+                'cpu_window_ms': round((last[0] - first[0]) * 1000, 1)}
+
+
+def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
+    """Fields of Figures from what the probe printed."""
+    # all 0 where the guest does not tell
+    seconds = (probed['last_guest_ns'] - probed['first_guest_ns']) / 1e9
+    pages = probed['pages_verified'] - probed['first_pages_verified']
+    return {
+        'blackout_ms': probed['blackout_ms'],
+        'gap_ms': probed['gap_ms'],
+        'packets_sent': probed['sent'],
+        'packets_lost': probed['lost'],
+        'packets_duplicated': probed['duplicates'],
+        'packets_reordered': probed['reordered'],
+        'latency_p50_ms': probed['rtt_p50_ms'],
+        'latency_p99_ms': probed['rtt_p99_ms'],
+        'latency_max_ms': probed['rtt_max_ms'],
+        'rewritten_mib_per_s':
+            round(pages / 256 / seconds, 2) if seconds > 0 else None}
+
+
+def job_figures(job: dict[str, ty.Any]) -> dict[str, ty.Any]:
+    """Fields of Figures from libvirt's statistics of a completed job."""
+    return {
+        'downtime_libvirt_ms': job.get('downtime'),
+        'total_libvirt_ms': job.get('time_elapsed'),
+        'bytes_sent': job.get('memory_processed'),
+        'iterations': job.get('memory_iteration'),
+        'throttle_percent': job.get('auto_converge_throttle')}
+
+
+def steps_ms(blackout: dict[str, ty.Any] | None) -> dict[str, float]:
+    """Steps of the blackout from a report's, without what is not known."""
+    return {name: value for name, value in (blackout or {}).items()
+            if value is not None}
+
+
+class Directions:
+    """Which side a guest is on: it goes there and back."""
+
+    def __init__(self, sides: tuple[str, str] = COMPUTES) -> None:
+        self._pairs = itertools.cycle([sides, sides[::-1]])
+
+    def next(self) -> tuple[str, str]:
+        """(source, destination) of the next migration."""
+        return next(self._pairs)
+
+
+@contextlib.contextmanager
+def probing(lab: Lab, probe) -> Iterator[None]:
+    """Send packets from a little before the block until a little after it."""
+    probe_error = lab.module('probe_client').ProbeError
+    try:
+        with probe:
+            time.sleep(SETTLE_S)
+            yield
+            time.sleep(SETTLE_S)
+    except probe_error as error:
+        raise engine.RigError(f'the generator: {error}') from error
+
+
+@contextlib.contextmanager
+def watched(lab: Lab, address: Address, workload: scenario.Workload
+            ) -> Iterator[tuple[ty.Any, CpuRecorder]]:
+    """Send a workload's packets while the block migrates the guest."""
+    probe = lab.probe(address, workload.packets_per_s,
+                      rewrite_mib_per_s=workload.rewrite_mib_per_s)
+    with CpuRecorder(lab) as cpu, probing(lab, probe):
+        yield probe, cpu

@@ -1,0 +1,125 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Migrations that Nova's API is asked for, through ``lab/demo.py``."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import re
+import typing as ty
+
+from nova_fastmig.bench import engine
+from nova_fastmig.bench import lab as lab_
+from nova_fastmig.bench import scenario
+
+DIRECTORY = 'bench'
+SERVER = 'demo-tagged'
+# Nova's [libvirt] for each option
+LIBVIRT_OPTIONS = {
+    scenario.Option.POST_COPY: 'live_migration_permit_post_copy=true',
+    scenario.Option.AUTO_CONVERGE: 'live_migration_permit_auto_converge=true',
+    scenario.Option.PARALLEL: 'live_migration_parallel_connections=2',
+}
+
+
+def libvirt_options(contender: scenario.Contender) -> list[str]:
+    """NAME=VALUE of Nova's [libvirt] for a contender."""
+    options = [LIBVIRT_OPTIONS[option] for option in contender.options]
+    steps = re.fullmatch(r'nova-(\d+)-(\d+)-(\d+)', contender.schedule)
+    if steps:
+        options += [f'live_migration_downtime{name}={value}' for name, value
+                    in zip(('', '_steps', '_delay'), steps.groups(),
+                           strict=True)]
+    return options
+
+
+def figures(run: dict[str, ty.Any]) -> dict[str, ty.Any]:
+    """Fields of Figures from a run of ``lab/demo.py``."""
+    return {
+        **lab_.packet_figures(run['probe']),
+        **lab_.job_figures(run['libvirt_job']),
+        'downtime_qemu_ms': run['blackout_qemu_ms'],
+        'total_nova_ms': run['total_nova_ms'],
+        'post_gap_ms': run['post_gap_ms'],
+        'steps_ms': lab_.steps_ms((run['report'] or {}).get('blackout'))}
+
+
+class NovaGuest:
+    def __init__(self, lab: lab_.Lab, contender: scenario.Contender,
+                 rig: 'NovaRig'):
+        self._lab, self._contender, self._rig = lab, contender, rig
+
+    def migrate(self, key: scenario.Key,
+                workload: scenario.Workload) -> scenario.Run:
+        contender = self._contender
+        with lab_.CpuRecorder(self._lab) as cpu:
+            self._rig.demo(
+                'migrate', '--driver', str(contender.driver), '--server',
+                SERVER, '--count', '1', '--variant', contender.name,
+                '--features', ','.join(contender.features) or 'none',
+                '--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
+                '--packets-per-s', str(workload.packets_per_s))
+        run = self._rig.last_run()
+        return scenario.Run(
+            key, lab_.now(), run['source'], scenario.Figures(
+                **figures(run),
+                **cpu.used(run['source'], run['started_s'], run['ended_s'])),
+            tuple(run['failures']), run['probe']['blackout_stall_ms'])
+
+
+class NovaRig:
+    """Nova's own driver and this project's, in turns on the same hosts."""
+
+    def __init__(self, lab: lab_.Lab):
+        self._lab = lab
+
+    def demo(self, *arguments: str) -> None:
+        self._lab.on(
+            'controller', 'python', '/usr/src/nova-fastmig/lab/demo.py',
+            '--directory', f'/opt/lab/{DIRECTORY}', *arguments,
+            timeout_s=300)
+
+    def last_run(self) -> dict[str, ty.Any]:
+        path = self._lab.state / 'share' / DIRECTORY / 'runs.jsonl'
+        return json.loads(path.read_text().splitlines()[-1])
+
+    def obstacle(self, turn: scenario.Turn) -> str | None:
+        if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
+            return (f'a working set of {turn.guest.working_set_mib} MiB: the '
+                    f"guest's image has {lab_.WORKING_SET_MIB} MiB")
+        unknown = set(turn.contender.options) - LIBVIRT_OPTIONS.keys()
+        if unknown:
+            return f'Nova has no option for {", ".join(sorted(unknown))}'
+        if (turn.contender.qemu == scenario.Qemu.PATCHED and
+                not self._lab.has_patched_qemu):
+            return 'the hosts have no patched QEMU: lab/build-qemu builds it'
+        return None
+
+    @contextlib.contextmanager
+    def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
+        contender = turn.contender
+        options = []
+        for option in libvirt_options(contender):
+            options += ['--libvirt', option]
+        if contender.driver == scenario.Driver.FASTMIG:
+            options += ['--qemu', str(contender.qemu), '--features',
+                        ','.join(contender.features) or 'none']
+        self._lab.run('use-driver', str(contender.driver), *options)
+        try:
+            self.demo('prepare', '--server', SERVER, '--ram-mib',
+                      str(turn.guest.memory_mib), '--vcpus',
+                      str(turn.guest.vcpus))
+            yield NovaGuest(self._lab, contender, self)
+        finally:
+            with contextlib.suppress(engine.RigError):
+                self.demo('clean')

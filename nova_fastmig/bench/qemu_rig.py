@@ -1,0 +1,359 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""QEMUs on the lab's hosts that are driven over QMP, without libvirt."""
+
+import asyncio
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import pathlib
+import time
+import typing as ty
+
+import qemu.qmp as qmp
+
+from nova_fastmig.bench import engine
+from nova_fastmig.bench import lab as lab_
+from nova_fastmig.bench import monitor
+from nova_fastmig.bench import scenario
+from nova_fastmig.bench import schedules
+from nova_fastmig import model
+
+NAME = 'bench-qemu'
+TAP = 'bench-qemu'
+ADDRESS = lab_.Address('52:54:00:be:00:02', '10.88.0.212')
+QMP_PORT, MIGRATION_PORT = 4455, 4456
+QMP_TIMEOUT_S = 20
+ENDS = ('completed', 'failed', 'cancelled')
+# no limit: QEMU's own default is 1 Gbit/s
+PARAMETERS = {'max-bandwidth': 0}
+
+# (capabilities of both sides, of the source alone, parameters of both)
+OPTIONS: dict[scenario.Option, tuple[set, set, dict]] = {
+    scenario.Option.AUTO_CONVERGE: (set(), {'auto-converge'}, {}),
+    scenario.Option.PARALLEL: ({'multifd'}, set(), {'multifd-channels': 2}),
+    scenario.Option.XBZRLE: ({'xbzrle'}, set(), {}),
+    scenario.Option.MULTIFD_ZLIB: ({'multifd'}, set(), {
+        'multifd-channels': 2, 'multifd-compression': 'zlib'}),
+    scenario.Option.MULTIFD_ZSTD: ({'multifd'}, set(), {
+        'multifd-channels': 2, 'multifd-compression': 'zstd'}),
+    scenario.Option.WITHOUT_A: ({'x-measure-eager-cleanup'}, set(), {}),
+    scenario.Option.WITHOUT_B: ({'x-measure-sse2-zero-page'}, set(), {}),
+    scenario.Option.WITHOUT_C: ({'x-measure-cpu-state-sync'}, set(), {}),
+}
+# where the kernel shows them
+RDMA_DEVICES = pathlib.Path('/sys/class/infiniband')
+
+
+def has_rdma_device() -> bool:
+    return RDMA_DEVICES.is_dir() and any(RDMA_DEVICES.iterdir())
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the two QEMUs are set to for a contender."""
+
+    both: frozenset[str]
+    source: frozenset[str]
+    parameters: dict[str, ty.Any]
+
+
+def settings(contender: scenario.Contender) -> Settings:
+    both, source = {'return-path'}, set()
+    parameters = dict(PARAMETERS)
+    for option in contender.options:
+        both |= OPTIONS[option][0]
+        source |= OPTIONS[option][1]
+        parameters |= OPTIONS[option][2]
+    both |= (set(map(str, model.QemuFeature))
+             if contender.features == ('all',) else set(contender.features))
+    return Settings(frozenset(both), frozenset(source), parameters)
+
+
+def command_line(guest: scenario.Guest, emulator: str, accelerator: str,
+                 host: str, disk: str) -> list[str]:
+    """A QEMU with this guest; what it has is what libvirt's has, too."""
+    return [
+        emulator, '-name', f'guest={NAME},debug-threads=on', '-nodefaults',
+        '-no-user-config', '-display', 'none', '-machine', 'pc,usb=off',
+        '-accel', accelerator,
+        '-cpu', 'host' if accelerator == 'kvm' else 'qemu64',
+        '-m', f'{guest.memory_mib}M', '-smp', str(guest.vcpus),
+        '-drive', f'file={disk},format=raw,if=virtio,cache=none',
+        '-netdev', f'tap,id=net,ifname={TAP},script=no,downscript=no',
+        '-device', f'virtio-net-pci,netdev=net,mac={ADDRESS.mac_address}',
+        '-serial', 'null', '-device', 'virtio-balloon-pci',
+        '-only-migratable',
+        '-qmp', f'tcp:{lab_.MANAGEMENT_IP[host]}:{QMP_PORT},server=on,'
+                'wait=off']
+
+
+# of x-blackout, and as the driver's own report calls them
+STEPS = {'stopped': 'stopped_ms', 'pages-sent': 'pages_sent_ms',
+         'devices-sent': 'devices_sent_ms', 'pages-loaded': 'pages_loaded_ms',
+         'devices-loaded': 'devices_loaded_ms', 'resume': 'resumed_ms'}
+
+
+def steps_ms(times: dict[str, int]) -> dict[str, float]:
+    """Steps after the stop.
+
+    :param times: ``x-blackout`` of query-migrate, nanoseconds; empty where
+        there is none
+    """
+    return {name: round((times[step] - times['stop']) / 1e6, 3)
+            for step, name in STEPS.items() if step in times}
+
+
+class QemuGuest:
+    """A guest on one of two QEMUs.
+
+    :param rig: starts and ends QEMUs, see QemuRig
+    :param run: runs a coroutine to its end
+    """
+
+    def __init__(self, rig: ty.Any, turn: scenario.Turn, run):
+        self._rig, self._turn, self._run = rig, turn, run
+        self._directions = lab_.Directions(rig.sides)
+        self._rule = schedules.rule(turn.contender.schedule,
+                                    turn.contender.downtime_limit_ms)
+        self._here = run(rig.start(rig.sides[0], turn))
+        self._there: monitor.Monitor | None = None
+        # of the present migration
+        self._limits: list[tuple[float, int]] = []
+        self._throttle_percent = 0
+
+    async def _prepare(self, uri: str) -> None:
+        wanted = settings(self._turn.contender)
+        limit = {'downtime-limit': self._rule.initial_ms}
+        await self._here.configure_migration(
+            wanted.both | wanted.source, wanted.parameters | limit)
+        await self._there.configure_migration(
+            wanted.both, wanted.parameters)
+        await self._there.command('migrate-incoming', uri=uri)
+
+    async def _end(self, seen: int) -> None:
+        status = None
+        while status not in ENDS:
+            status = await self._here.migration_status(seen)
+            seen += 1
+        if status != 'completed':
+            info = await self._here.command('query-migrate')
+            raise engine.RigError(f'the migration {status}: '
+                                  f'{info.get("error-desc", "no reason")}')
+        await self._there.wait_event('RESUME')
+
+    async def _migrate(self, uri: str):
+        first = len(self._here.events)
+        seen = len(self._here.migration_statuses)
+        await self._here.command('migrate', uri=uri)
+        follow = asyncio.create_task(self._follow())
+        try:
+            async with asyncio.timeout(lab_.MIGRATION_TIMEOUT_S):
+                await self._end(seen)
+        except TimeoutError:
+            raise engine.RigError(
+                f'no end after {lab_.MIGRATION_TIMEOUT_S} s') from None
+        finally:
+            follow.cancel()
+            await asyncio.gather(follow, return_exceptions=True)
+        info = await self._here.command('query-migrate')
+        return (info, self._here.event_s('STOP', first),
+                self._there.event_s('RESUME'))
+
+    async def _follow(self) -> None:
+        """Let the schedule set the limit, until it is cancelled."""
+        self._limits, self._throttle_percent = [], 0
+        samples: list[schedules.Sample] = []
+        while True:
+            await asyncio.sleep(self._rule.interval_ms / 1000)
+            info = await self._here.command('query-migrate')
+            self._throttle_percent = max(
+                self._throttle_percent,
+                info.get('cpu-throttle-percentage', 0))
+            ram = info.get('ram')
+            if info.get('status') != 'active' or not ram:
+                continue
+            samples.append(schedules.Sample(
+                info['total-time'], ram['dirty-sync-count'],
+                ram['remaining'], ram['transferred'], ram['total']))
+            decision = self._rule.decide(samples)
+            if decision.downtime_limit_ms is not None:
+                await self._here.command(
+                    'migrate-set-parameters',
+                    downtime_limit=decision.downtime_limit_ms)
+                self._limits.append((info['total-time'],
+                                     decision.downtime_limit_ms))
+            if decision.abort:
+                await self._here.command('migrate_cancel')
+
+    def migrate(self, key: scenario.Key,
+                workload: scenario.Workload) -> scenario.Run:
+        source, destination = self._directions.next()
+        rig = self._rig
+        uri = rig.uri(destination)
+        with monitored():
+            self._there = self._run(rig.start(
+                destination, self._turn, '-incoming', 'defer'))
+            self._run(self._prepare(uri))
+            with rig.watched(workload) as (probe, cpu):
+                started_s, time_text = time.time(), lab_.now()
+                info, stop_s, resume_s = self._run(self._migrate(uri))
+                ended_s = time.time()
+            self._run(rig.end(source, self._here))
+        self._here, self._there = self._there, None
+        return scenario.Run(
+            key, time_text, source, scenario.Figures(
+                **lab_.packet_figures(probe.result),
+                downtime_qemu_ms=round((resume_s - stop_s) * 1000, 3),
+                total_qemu_ms=info['total-time'],
+                steps_ms=steps_ms(info.get('x-blackout', {})),
+                bytes_sent=info['ram']['transferred'],
+                iterations=info['ram']['dirty-sync-count'],
+                throttle_percent=self._throttle_percent,
+                **rig.cpu_figures(cpu, source, started_s, ended_s)),
+            rig.failures(probe.result), probe.result['blackout_stall_ms'],
+            tuple(self._limits))
+
+    def close(self) -> None:
+        for each in (self._here, self._there):
+            if each is not None:
+                self._run(each.disconnect())
+
+
+@contextlib.contextmanager
+def monitored() -> Iterator[None]:
+    """What a monitor has to complain about, as RigError."""
+    try:
+        yield
+    except (qmp.QMPError, monitor.Ended, ValueError, OSError) as error:
+        raise engine.RigError(f'{type(error).__name__}: {error}') from error
+
+
+def option_obstacle(lab: lab_.Lab, contender: scenario.Contender
+                    ) -> str | None:
+    """What a contender asks of QEMU that is not here."""
+    if scenario.Option.RDMA in contender.options and not has_rdma_device():
+        return f'no RDMA device ({RDMA_DEVICES})'
+    unknown = set(contender.options) - OPTIONS.keys()
+    if unknown:
+        return f'no capability for {", ".join(sorted(unknown))}'
+    if (contender.qemu == scenario.Qemu.PATCHED and
+            not lab.has_patched_qemu):
+        return 'the hosts have no patched QEMU: lab/build-qemu builds it'
+    return None
+
+
+async def until_it_listens(address: ty.Any, what: str) -> None:
+    """Wait for a QEMU's monitor: qemu.qmp logs an error where there is none.
+
+    :param address: (host, port), or the path of a socket
+    :raises: engine.RigError
+    """
+    deadline_s = time.monotonic() + QMP_TIMEOUT_S
+    while True:
+        try:
+            _, writer = await (
+                asyncio.open_unix_connection(address)
+                if isinstance(address, str) else
+                asyncio.open_connection(*address))
+            writer.close()
+            await writer.wait_closed()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                raise engine.RigError(f'{what} has no monitor: {error}'
+                                      ) from error
+            await asyncio.sleep(0.1)
+
+
+class QemuRig:
+    """QEMU over QMP, on the lab's hosts."""
+
+    sides = lab_.COMPUTES
+
+    def __init__(self, lab: lab_.Lab):
+        self.lab = lab
+        self._disk: str | None = None
+
+    def obstacle(self, turn: scenario.Turn) -> str | None:
+        if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
+            return (f'a working set of {turn.guest.working_set_mib} MiB: the '
+                    f"guest's image has {lab_.WORKING_SET_MIB} MiB")
+        return option_obstacle(self.lab, turn.contender)
+
+    def uri(self, host: str) -> str:
+        return f'tcp:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'
+
+    def watched(self, workload: scenario.Workload):
+        return lab_.watched(self.lab, ADDRESS, workload)
+
+    def cpu_figures(self, cpu: lab_.CpuRecorder, source: str,
+                    started_s: float, ended_s: float) -> dict[str, float]:
+        return cpu.used(source, started_s, ended_s)
+
+    def failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
+        return self.lab.guest_failures(probed)
+
+    async def start(self, host: str, turn: scenario.Turn, *arguments: str
+                    ) -> monitor.Monitor:
+        """Start a QEMU in a host; its monitor.
+
+        :raises: engine.RigError
+        """
+        line = command_line(
+            turn.guest, lab_.EMULATOR[turn.contender.qemu],
+            self.lab.accelerator, host, self._disk)
+        self.lab.on(host, 'systemd-run', '--quiet', '--collect',
+                    f'--unit={NAME}', *line, *arguments)
+        address = lab_.MANAGEMENT_IP[host], QMP_PORT
+        made = monitor.Monitor(f'{turn.contender.qemu} QEMU on {host}')
+        await until_it_listens(address, made.name)
+        await made.connect(address)
+        return made
+
+    async def end(self, host: str, ended: monitor.Monitor) -> None:
+        """End the QEMU that the guest has left."""
+        await ended.disconnect()
+        self._stop(host)
+
+    def _stop(self, host: str) -> None:
+        self.lab.on(host, 'sh', '-c', f'systemctl stop {NAME} 2>/dev/null; '
+                    f'systemctl reset-failed {NAME} 2>/dev/null; true')
+
+    def _tap(self, host: str, script: str) -> None:
+        self.lab.on(host, 'sh', '-euc', script, 'sh', TAP)
+
+    @contextlib.contextmanager
+    def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
+        for host in lab_.COMPUTES:
+            self._stop(host)
+            self._tap(host, 'ip link show "$1" >/dev/null 2>&1 || '
+                      'ip tuntap add "$1" mode tap vnet_hdr; '
+                      'ip link set "$1" up; '
+                      'ovs-vsctl --may-exist add-port br-data "$1"')
+        self._disk = self.lab.place_disk(NAME)
+        with asyncio.Runner() as runner:
+            guest = None
+            try:
+                with monitored():
+                    guest = QemuGuest(self, turn, runner.run)
+                self.lab.wait_for_guest(ADDRESS)
+                yield guest
+            finally:
+                if guest is not None:
+                    guest.close()
+                for host in lab_.COMPUTES:
+                    self._stop(host)
+                    self._tap(host, 'ovs-vsctl --if-exists del-port br-data '
+                              '"$1"; ip link delete "$1" || true')
+                self.lab.remove_disk(NAME)

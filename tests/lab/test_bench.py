@@ -1,0 +1,141 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""nova-fastmig bench, on the lab that the other tests use."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from oslotest import base
+
+from nova_fastmig.bench import catalog
+from nova_fastmig.bench import cli
+from nova_fastmig.bench import engine
+from nova_fastmig.bench import lab as bench_lab
+from nova_fastmig.bench import qemu_rig
+
+COMMAND = pathlib.Path(sys.executable).parent / 'nova-fastmig'
+QUICK_S = 300
+
+
+class BenchTestCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.file = pathlib.Path(directory.name) / 'bench.json'
+
+    def bench(self, *arguments: str) -> None:
+        # these tests are in the controller's network already, and hold the lab
+        result = subprocess.run(
+            [COMMAND, 'bench', *arguments], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True,
+            env={**os.environ, cli.INSIDE: '1'})
+        self.assertEqual(0, result.returncode, result.stderr)
+
+
+class QuickTest(BenchTestCase):
+
+    def test_quick(self):
+        began_s = time.monotonic()
+        self.bench('run', '--quick', '--output', str(self.file))
+        took_s = time.monotonic() - began_s
+        results = engine.load(self.file)
+
+        keys = {key for turn in results.comparison.turns()
+                for key, _ in turn.migrations}
+        missing = {key.scenario.partition('/')[0]
+                   for key in keys - results.done}
+        # without a patched QEMU, those that need it are named
+        self.assertEqual({name.rpartition('/')[0]
+                          for name in results.not_run}, missing)
+        if bench_lab.Lab().has_patched_qemu:
+            self.assertEqual(set(), missing)
+        for run in results.runs:
+            figures = run.figures
+            self.assertEqual((), run.failures)
+            self.assertGreater(figures.packets_sent, 1000)
+            # the guest was somewhere else afterwards, so it stood still
+            self.assertGreater(figures.gap_ms, 1)
+            self.assertLess(0, figures.total_ms)
+            self.assertGreaterEqual(figures.cpu_window_ms, figures.total_ms)
+            self.assertGreater(figures.cpu_source_ms, 0)
+            # more than the working set, which has no zero page
+            self.assertGreater(figures.bytes_sent, 64 << 20)
+        by_kind = {kind: [run for run in results.runs
+                          if run.key.scenario.partition('/')[2].startswith(
+                              kind)] for kind in ('idle', 'l2fwd')}
+        for run in by_kind['idle']:
+            self.assertLess(run.figures.rewritten_mib_per_s, 8)
+        self.assertTrue(any(run.figures.rewritten_mib_per_s > 8
+                            for run in by_kind['l2fwd']))
+
+        # what is there is not run again
+        written = self.file.read_bytes()
+        self.bench('run', '--quick', '--output', str(self.file))
+        self.assertEqual(written, self.file.read_bytes())
+
+        report = self.file.with_suffix('.html')
+        self.bench('report', str(self.file), str(report))
+        text = report.read_text()
+        for name in catalog.PRESETS['quick'].contenders:
+            self.assertIn(f'>{name}<', text)
+        self.assertLess(took_s, QUICK_S)
+
+
+class ContendersTest(BenchTestCase):
+    """Those that --quick leaves out: each gets its guest across."""
+
+    def test_one_migration_of_each(self):
+        self.bench(
+            'run', '--output', str(self.file), '--contenders',
+            'nova-auto-converge,virsh-post-copy,virsh-parallel,ovirt,'
+            'kubevirt,proxmox,multifd-zstd,xbzrle,auto-converge,rdma',
+            '--workloads', 'l2fwd', '--rounds', '1', '--migrations', '1')
+        results = engine.load(self.file)
+        self.assertEqual([], [run.failures for run in results.runs
+                              if run.failures])
+        # a machine without such a device has no way to run it
+        rdma = catalog.CONTENDERS['rdma'].name
+        self.assertEqual(
+            {each.name for each in results.comparison.scenarios
+             if each.contender.name != rdma},
+            {key.scenario for key in results.done} - {
+                each.name for each in results.comparison.scenarios
+                if each.contender.name == rdma})
+        if not qemu_rig.has_rdma_device():
+            why, = results.not_run.values()
+            self.assertIn('no RDMA device', why)
+
+
+class DpdkTest(BenchTestCase):
+    """testpmd in the guest, vhost-user ports; not through libvirt and Nova."""
+
+    def test_there_and_back(self):
+        self.bench(
+            'run', '--output', str(self.file), '--contenders', 'virsh,qemu',
+            '--workloads', 'l2fwd-dpdk', '--rounds', '1', '--migrations', '2')
+        results = engine.load(self.file)
+        why, = results.not_run.values()
+        self.assertIn('no vhost-user', why)
+        self.assertEqual(2, len(results.runs))
+        for run in results.runs:
+            self.assertEqual((), run.failures)
+            # most packets went through testpmd and came back once, in order
+            self.assertGreater(run.figures.packets_sent,
+                               4 * run.figures.packets_lost)
+            self.assertEqual(0, run.figures.packets_duplicated)

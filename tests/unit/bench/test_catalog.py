@@ -1,0 +1,63 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import ddt
+from oslotest import base
+
+from nova_fastmig.bench import catalog
+from nova_fastmig.bench import schedules
+from nova_fastmig import model
+
+
+@ddt.ddt
+class TestCatalog(base.BaseTestCase):
+
+    @ddt.data(catalog.CONTENDERS, catalog.WORKLOADS)
+    def test_names_are_unique(self, known):
+        self.assertEqual(len(known), len({each.name
+                                          for each in known.values()}))
+
+    def test_every_schedule_exists(self):
+        for each in catalog.CONTENDERS.values():
+            self.assertGreater(schedules.rule(
+                each.schedule, each.downtime_limit_ms).interval_ms, 0)
+
+    @ddt.data(*catalog.PRESETS)
+    def test_presets(self, name):
+        made = catalog.preset(name)
+        preset = catalog.PRESETS[name]
+        self.assertEqual(len(preset.contenders) * len(preset.workloads),
+                         len(made.scenarios))
+
+    def test_full_has_everything(self):
+        made = catalog.preset('full')
+        self.assertEqual(set(catalog.CONTENDERS.values()),
+                         {each.contender for each in made.scenarios})
+
+    def test_features_exist(self):
+        for each in catalog.CONTENDERS.values():
+            self.assertEqual(set(), set(each.features) - {
+                'all', *model.QemuFeature})
+
+    @ddt.data((['novva'], ['idle'], "contender 'novva'"),
+              (['nova'], ['busy'], "workload 'busy'"))
+    @ddt.unpack
+    def test_unknown(self, contenders, workloads, message):
+        error = self.assertRaises(
+            catalog.UnknownName, catalog.comparison, 'test', contenders,
+            workloads, 1, 1)
+        self.assertIn(message, str(error))
+        self.assertIn('must be one of', str(error))
+
+    def test_titles(self):
+        for name, each in catalog.CONTENDERS.items():
+            self.assertEqual(name, catalog.title(each))

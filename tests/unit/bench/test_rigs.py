@@ -1,0 +1,220 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the rigs decide; what they do is tested in the lab."""
+
+from xml.etree import ElementTree
+
+import ddt
+from oslotest import base
+
+from nova_fastmig.bench import catalog
+from nova_fastmig.bench import dpdk_rig
+from nova_fastmig.bench import lab
+from nova_fastmig.bench import libvirt_rig
+from nova_fastmig.bench import nova_rig
+from nova_fastmig.bench import qemu_rig
+from nova_fastmig.bench import scenario
+from nova_fastmig import model
+
+CONTENDERS = catalog.CONTENDERS
+PROBED = {
+    'sent': 4000, 'lost': 12, 'duplicates': 1, 'reordered': 2,
+    'blackout_ms': 12.0, 'gap_ms': 14.5, 'rtt_p50_ms': 0.3, 'rtt_p99_ms': 2.0,
+    'rtt_max_ms': 9.0, 'first_pages_verified': 1000, 'pages_verified': 17384,
+    'first_guest_ns': 10**9, 'last_guest_ns': 3 * 10**9}
+
+
+def contenders(control: scenario.Control) -> dict:
+    return {name: each for name, each in CONTENDERS.items()
+            if each.control == control}
+
+
+@ddt.ddt
+class TestNova(base.BaseTestCase):
+
+    @ddt.data(
+        ('nova', ['live_migration_downtime=500',
+                  'live_migration_downtime_steps=10',
+                  'live_migration_downtime_delay=75']),
+        ('nova-post-copy', ['live_migration_permit_post_copy=true',
+                            'live_migration_downtime=100',
+                            'live_migration_downtime_steps=3',
+                            'live_migration_downtime_delay=3']),
+        ('fastmig-patched', []))
+    @ddt.unpack
+    def test_options(self, name, options):
+        self.assertEqual(options,
+                         nova_rig.libvirt_options(CONTENDERS[name]))
+
+    def test_every_option_of_the_catalog_is_known(self):
+        for each in contenders(scenario.Control.NOVA).values():
+            nova_rig.libvirt_options(each)
+
+
+@ddt.ddt
+class TestLibvirt(base.BaseTestCase):
+
+    @ddt.data(('virsh', []),
+              ('virsh-post-copy', ['--postcopy',
+                                   '--postcopy-after-precopy']),
+              ('ovirt', ['--auto-converge']))
+    @ddt.unpack
+    def test_command(self, name, flags):
+        self.assertEqual(
+            ['virsh', 'migrate', '--live', '--p2p', *flags, 'bench-libvirt',
+             'qemu+tcp://10.77.0.12/system', '--migrateuri',
+             'tcp://10.77.0.12'],
+            libvirt_rig.migrate_command(CONTENDERS[name], 'compute2'))
+
+    def test_every_option_of_the_catalog_is_known(self):
+        for each in contenders(scenario.Control.LIBVIRT).values():
+            libvirt_rig.migrate_command(each, 'compute1')
+
+    def test_domain(self):
+        xml = ElementTree.fromstring(libvirt_rig.DOMAIN.format(
+            type='qemu', name='a', memory_mib=512, vcpus=2,
+            mac='52:54:00:00:00:01', emulator=lab.PATCHED, disk='/d.img'))
+        self.assertEqual('512', xml.findtext('memory'))
+        self.assertEqual(lab.PATCHED, xml.findtext('devices/emulator'))
+
+    def test_sample(self):
+        sample = libvirt_rig.to_sample(
+            {'time_elapsed': 900, 'memory_iteration': 7,
+             'data_remaining': 5, 'data_processed': 6, 'data_total': 11}, 5)
+        self.assertEqual((900, 3, 5, 6, 11), (
+            sample.elapsed_ms, sample.iteration, sample.remaining_bytes,
+            sample.transferred_bytes, sample.total_bytes))
+
+
+class TestQemu(base.BaseTestCase):
+
+    def test_all_features(self):
+        found = qemu_rig.settings(CONTENDERS['qemu-patched'])
+        self.assertEqual({'return-path', *model.QemuFeature}, found.both)
+        self.assertEqual(set(), found.source)
+
+    def test_the_seeds_three_undone(self):
+        found = qemu_rig.settings(CONTENDERS['seed-before'])
+        self.assertEqual(
+            {'return-path', 'x-measure-eager-cleanup',
+             'x-measure-sse2-zero-page', 'x-measure-cpu-state-sync'},
+            found.both)
+
+    def test_parameters(self):
+        found = qemu_rig.settings(CONTENDERS['multifd-zstd'])
+        self.assertIn('multifd', found.both)
+        self.assertEqual({'max-bandwidth': 0, 'multifd-channels': 2,
+                          'multifd-compression': 'zstd'}, found.parameters)
+
+    def test_every_option_of_the_catalog_is_known(self):
+        for name, each in contenders(scenario.Control.QEMU).items():
+            if name != 'rdma':
+                qemu_rig.settings(each)
+
+    def test_steps(self):
+        self.assertEqual(
+            {'stopped_ms': 0.5, 'resumed_ms': 8.25},
+            qemu_rig.steps_ms({'stop': 10**15, 'stopped': 10**15 + 500_000,
+                               'resume': 10**15 + 8_250_000,
+                               'clock-error': 3000}))
+        self.assertEqual({}, qemu_rig.steps_ms({}))
+
+    def test_command_line(self):
+        guest = scenario.Guest(memory_mib=1024, vcpus=4)
+        line = qemu_rig.command_line(guest, lab.DISTRIBUTION, 'kvm',
+                                     'compute2', '/d.img')
+        for words in (['-m', '1024M'], ['-smp', '4'], ['-cpu', 'host'],
+                      ['-qmp', 'tcp:10.77.0.12:4455,server=on,wait=off']):
+            place = line.index(words[0])
+            self.assertEqual(words, line[place:place + 2])
+
+
+class TestDpdk(base.BaseTestCase):
+
+    def line(self, accelerator: str) -> list[str]:
+        return dpdk_rig.command_line(
+            catalog.WORKLOADS['l2fwd-dpdk'].guest, lab.PATCHED, accelerator,
+            'b')
+
+    def test_vhost_user_works_on_the_guests_memory(self):
+        line = self.line('tcg')
+        self.assertIn('memory-backend-memfd,id=memory,size=512M,share=on',
+                      line)
+        self.assertIn('pc,usb=off,memory-backend=memory', line)
+        for port in (0, 1):
+            self.assertIn(f'socket,id=port{port},path=/run/bench/b{port},'
+                          'server=on,wait=off', line)
+
+    def test_processor(self):
+        for accelerator, cpu in (('tcg', 'Nehalem'), ('kvm', 'host')):
+            line = self.line(accelerator)
+            self.assertEqual(cpu, line[line.index('-cpu') + 1])
+
+    def test_only_qmp_has_such_ports(self):
+        rig = dpdk_rig.DpdkRig(None)
+        for name in ('nova', 'virsh'):
+            self.assertIn('no vhost-user', rig.obstacle(scenario.Turn(
+                0, CONTENDERS[name],
+                catalog.WORKLOADS['l2fwd-dpdk'].guest, ())))
+
+
+class TestFigures(base.BaseTestCase):
+
+    def test_packets(self):
+        figures = scenario.Figures(**lab.packet_figures(PROBED))
+        self.assertEqual((12, 12, 2, 4000), (
+            figures.blackout_ms, figures.packets_lost,
+            figures.packets_reordered, figures.packets_sent))
+        # 16384 pages of 4 KiB in 2 s
+        self.assertEqual(32, figures.rewritten_mib_per_s)
+
+    def test_a_guest_that_does_not_tell(self):
+        figures = scenario.Figures(**lab.packet_figures(PROBED | {
+            'first_guest_ns': 0, 'last_guest_ns': 0}))
+        self.assertIsNone(figures.rewritten_mib_per_s)
+
+    def test_nova(self):
+        figures = scenario.Figures(**nova_rig.figures({
+            'probe': PROBED, 'libvirt_job': {
+                'downtime': 15, 'time_elapsed': 900,
+                'memory_processed': 10**8, 'memory_iteration': 5},
+            'blackout_qemu_ms': 8.5, 'total_nova_ms': 2500.0,
+            'post_gap_ms': 1.0, 'report': {'blackout': {
+                'stopped_ms': 0.5, 'pages_loaded_ms': None,
+                'resumed_ms': 8.5}}}))
+        self.assertEqual((900, 15, 8.5, 5), (
+            figures.total_ms, figures.downtime_libvirt_ms,
+            figures.downtime_qemu_ms, figures.iterations))
+        self.assertEqual({'stopped_ms': 0.5, 'resumed_ms': 8.5},
+                         figures.steps_ms)
+
+    def test_directions(self):
+        directions = lab.Directions()
+        self.assertEqual(
+            [('compute1', 'compute2'), ('compute2', 'compute1'),
+             ('compute1', 'compute2')],
+            [directions.next() for _ in range(3)])
+
+
+class TestCpu(base.BaseTestCase):
+
+    def test_the_samples_around_the_migration_count(self):
+        recorder = lab.CpuRecorder(None)
+        recorder._samples = [
+            (float(second), {'compute1': second * 100.0,
+                             'compute2': second * 10.0})
+            for second in range(10)]
+        self.assertEqual(
+            {'cpu_source_ms': 40.0, 'cpu_destination_ms': 400.0,
+             'cpu_window_ms': 4000.0},
+            recorder.used('compute2', 2.5, 5.5))
