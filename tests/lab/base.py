@@ -22,6 +22,7 @@ import os
 import pathlib
 import subprocess
 import time
+import unittest
 
 import libvirt
 import openstack
@@ -40,6 +41,12 @@ COMPUTE_IPS = {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'}
 
 # libvirt's own way to report an error is to print it
 libvirt.registerErrorHandler(lambda context, error: None, None)
+
+# What takes many minutes and is run by hand: all of it is worth an hour now
+# and then, not with every change.
+long = unittest.skipUnless(
+    os.environ.get('NOVA_FASTMIG_LONG_TESTS'),
+    'takes many minutes; NOVA_FASTMIG_LONG_TESTS=1 runs it')
 
 FINAL_STATUSES = ('completed', 'failed', 'error', 'cancelled')
 

@@ -26,6 +26,7 @@ from nova_fastmig.bench import cli
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as bench_lab
 from nova_fastmig.bench import qemu_rig
+from tests.lab import base as lab_base
 
 COMMAND = pathlib.Path(sys.executable).parent / 'nova-fastmig'
 QUICK_S = 300
@@ -97,6 +98,7 @@ class QuickTest(BenchTestCase):
         self.assertLess(took_s, QUICK_S)
 
 
+@lab_base.long
 class ContendersTest(BenchTestCase):
     """Those that --quick leaves out: each gets its guest across."""
 
@@ -122,6 +124,7 @@ class ContendersTest(BenchTestCase):
             self.assertIn('no RDMA device', why)
 
 
+@lab_base.long
 class DpdkTest(BenchTestCase):
     """testpmd in the guest, vhost-user ports; not through libvirt and Nova."""
 
