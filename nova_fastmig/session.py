@@ -695,7 +695,7 @@ class Sessions:
                      migrate_data, waited_ms: int) -> None:
         session = Session(
             self._host, instance, destination, sla, the_plan,
-            ports.Bindings(context, instance, migrate_data, CONF.host,
+            ports.Bindings(context, instance, migrate_data, instance.host,
                            destination),
             migrate_data, waited_ms)
         self._by_uuid[instance.uuid] = session

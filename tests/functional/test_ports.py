@@ -12,6 +12,8 @@
 
 """The ports of a guest that moves: wired before, bound at the switchover."""
 
+import collections
+
 import fixtures
 from nova.network import model as network_model
 from oslo_config import cfg
@@ -29,6 +31,8 @@ class PortsTestCase(base.TwoHosts):
         super().setUp()
         self.steps = []
         self.states = []
+        # step -> what it raises, one after the other
+        self.failures = collections.defaultdict(list)
         self.useFixture(fixtures.MockPatchObject(
             ports.Switch, 'look', side_effect=self._look))
         # Nova's fixture keeps its bindings by host and port.
@@ -42,6 +46,8 @@ class PortsTestCase(base.TwoHosts):
         def noting(*args, **kwargs):
             self.steps.append((step, *(arg for arg in args
                                        if arg in ('src', 'dest'))))
+            if self.failures[step]:
+                raise self.failures[step].pop()
             return original(*args, **kwargs)
 
         self.useFixture(fixtures.MonkeyPatch(
@@ -57,6 +63,8 @@ class PortsTestCase(base.TwoHosts):
     def _look(self, port_id, wiring):
         """The last of ``states`` for ever, those before it once."""
         self.steps.append(('look',))
+        if self.failures['look']:
+            raise self.failures['look'][-1]
         state = (self.states.pop(0) if len(self.states) > 1
                  else self.states[0] if self.states
                  else {'ofport': 1, 'vlan': 2})
@@ -96,7 +104,7 @@ class WiredTest(PortsTestCase):
         self.states = [{'ofport': -1, 'error': 'No such device'}]
         self.wiring_timeout_s(1)
         server = self.boot_with_port()
-        self._live_migrate(server, 'error')
+        self._live_migrate(server, 'failed')
         self.assert_stayed(server)
         self.assertEqual([], self.fake.calls)
         self.assertEqual(['src'], self.active_bindings())
@@ -113,11 +121,10 @@ class WiredTest(PortsTestCase):
         self.assert_moved(server)
 
     def test_a_switch_that_cannot_be_asked(self):
-        self.useFixture(fixtures.MockPatchObject(
-            ports.Switch, 'look', side_effect=OSError('refused')))
+        self.failures['look'].append(OSError('refused'))
         self.wiring_timeout_s(1)
         server = self.boot_with_port()
-        self._live_migrate(server, 'error')
+        self._live_migrate(server, 'failed')
         self.assert_stayed(server)
         self.assertEqual([], self.fake.calls)
 
@@ -191,16 +198,7 @@ class BindingTest(PortsTestCase):
 
     def test_neutron_fails(self):
         """Nova's post step tries again."""
-        api = self.neutron.activate_port_binding
-        failures = [Exception('Neutron is away')]
-
-        def activate(*args, **kwargs):
-            if failures:
-                raise failures.pop()
-            return api(*args, **kwargs)
-
-        self.useFixture(fixtures.MockPatchObject(
-            self.neutron, 'activate_port_binding', side_effect=activate))
+        self.failures['activate'].append(Exception('Neutron is away'))
         server = self.boot_with_port()
         self._live_migrate(server, 'completed')
         self.assert_moved(server)
