@@ -40,7 +40,7 @@ class TestReport(base.LabTest):
 
         Announcing it does, where it has moved.
         """
-        self.assertNotIn('tainted', base.on_host(
+        self.assertNotIn('custom monitor', base.on_host(
             host, 'virsh', 'dominfo', self.domain_name))
 
     def test_the_parts_of_a_blackout(self):
