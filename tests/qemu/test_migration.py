@@ -132,6 +132,13 @@ class TestAllFeatures(Base):
     async def test_firmware_dirtying(self):
         await self._channels(boot='firmware', guest=DIRTYING)
 
+    async def test_the_same_few_pages(self):
+        """Their dirty bits are read again while they wait to be sent."""
+        guest_pair = await self.guest(
+            patched(), guest={**DIRTYING, 'memory_mib': 1})
+        for _ in range(8):
+            await self.hop(guest_pair, patched())
+
     async def test_two_cpus_q35(self):
         await self._channels(machine='q35', cpus=2, guest=DIRTYING)
 
