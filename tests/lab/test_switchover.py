@@ -140,6 +140,7 @@ class ConfiguredTest(base.LabTest):
                             '/var/lib/nova/fastmig/journal.jsonl')
 
 
+@base.long
 class ReservationTest(ConfiguredTest):
 
     def test_no_room(self):
@@ -176,6 +177,7 @@ class ReservationTest(ConfiguredTest):
         return ' '.join(event.details or '' for event in action.events)
 
 
+@base.long
 class CalibrationTest(ConfiguredTest):
 
     def test_the_limit_becomes_the_rest(self):
