@@ -74,9 +74,11 @@ class WatchdogTest(base.LabTest):
                         self.domain_state('compute2') is None)
         self.assert_on('compute1')
         self.assert_unharmed(probe)
-        self.assertGreater(probe.result['blackout_ms'],
+        # Not those that were lost: the first thousand wait in the queue of the
+        # tap until the guest resumes, and are answered late.
+        self.assertGreater(probe.result['gap_ms'],
                            SWITCHOVER_TIMEOUT_MS - POLL_MS)
-        self.assertLess(probe.result['blackout_ms'],
+        self.assertLess(probe.result['gap_ms'],
                         SWITCHOVER_TIMEOUT_MS + POLL_MS + SLACK_MS)
         verdict = base.wait_until('the verdict', self.verdict, timeout_s=10)
         self.assertEqual('aborted', verdict['outcome'])
