@@ -48,7 +48,7 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 
 def instance(**extra_specs):
     return types.SimpleNamespace(
-        uuid=UUID, name='instance-1', numa_topology=None,
+        uuid=UUID, name='instance-1', host='compute1', numa_topology=None,
         flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
             f'fastmig:{key}': value for key, value in extra_specs.items()}))
 
