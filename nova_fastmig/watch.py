@@ -327,7 +327,6 @@ class Watch:
     def __init__(self, guest, mailbox: Mailbox, total_limit_ms: int,
                  poll_interval_s: float, is_patched: bool = False):
         self._guest = guest
-        self._is_patched = is_patched
         self._moments: collections.deque[model.Moment] = collections.deque(
             maxlen=_MAX_MOMENTS)
         self._mailbox = mailbox

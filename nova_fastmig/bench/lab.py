@@ -63,6 +63,14 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
+def image_obstacle(guest: scenario.Guest) -> str | None:
+    """Why the image of the lab's guest cannot be this one; None if it can."""
+    if guest.working_set_mib == WORKING_SET_MIB:
+        return None
+    return (f'a working set of {guest.working_set_mib} MiB: the '
+            f"guest's image has {WORKING_SET_MIB} MiB")
+
+
 @dataclasses.dataclass(frozen=True)
 class Address:
     """A guest's, as ``lab/probe_client.py`` takes that of a port."""

@@ -189,9 +189,9 @@ class LibvirtRig:
         libvirt.registerErrorHandler(lambda context, error: None, None)
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
-            return (f'a working set of {turn.guest.working_set_mib} MiB: the '
-                    f"guest's image has {lab_.WORKING_SET_MIB} MiB")
+        unfit = lab_.image_obstacle(turn.guest)
+        if unfit:
+            return unfit
         unknown = set(turn.contender.options) - OPTIONS.keys()
         if unknown:
             return f'no virsh command for {", ".join(sorted(unknown))}'

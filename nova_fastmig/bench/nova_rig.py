@@ -94,9 +94,9 @@ class NovaRig:
         return json.loads(path.read_text().splitlines()[-1])
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
-            return (f'a working set of {turn.guest.working_set_mib} MiB: the '
-                    f"guest's image has {lab_.WORKING_SET_MIB} MiB")
+        unfit = lab_.image_obstacle(turn.guest)
+        if unfit:
+            return unfit
         unknown = set(turn.contender.options) - LIBVIRT_OPTIONS.keys()
         if unknown:
             return f'Nova has no option for {", ".join(sorted(unknown))}'

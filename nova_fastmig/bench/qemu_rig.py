@@ -286,10 +286,8 @@ class QemuRig:
         self._disk: str | None = None
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        if turn.guest.working_set_mib != lab_.WORKING_SET_MIB:
-            return (f'a working set of {turn.guest.working_set_mib} MiB: the '
-                    f"guest's image has {lab_.WORKING_SET_MIB} MiB")
-        return option_obstacle(self.lab, turn.contender)
+        return (lab_.image_obstacle(turn.guest) or
+                option_obstacle(self.lab, turn.contender))
 
     def uri(self, host: str) -> str:
         return f'tcp:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'

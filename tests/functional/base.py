@@ -103,6 +103,14 @@ class TwoHosts(nova_base.ServersTestBase):
                  for event in self.action(server)['events'])
         return [each for each in found if each is not None]
 
+    def keep_journal(self):
+        """Have the source write its reports to a file; its path."""
+        journal = self.fake.emulator.parent / 'journal'
+        self.flags(sinks=['instance_action', 'journal'],
+                   journal_path=str(journal), group='fastmig')
+        self.restart_compute_service('src')
+        return journal
+
     def wait_for_verdict(self, server: dict) -> dict:
         """The report comes after Nova's last change of the migration."""
         self._wait_for_assert(

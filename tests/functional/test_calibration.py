@@ -24,10 +24,7 @@ class TestCalibration(base.TwoHosts):
 
     def setUp(self):
         super().setUp()
-        self.journal = self.fake.emulator.parent / 'journal'
-        self.flags(sinks=['instance_action', 'journal'],
-                   journal_path=str(self.journal), group='fastmig')
-        self.restart_compute_service('src')
+        self.journal = self.keep_journal()
 
     def migrate(self, count: int, **extra_specs) -> None:
         for _ in range(count):

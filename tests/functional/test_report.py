@@ -21,10 +21,7 @@ class TestReport(base.TwoHosts):
 
     def setUp(self):
         super().setUp()
-        self.journal = self.fake.emulator.parent / 'journal'
-        self.flags(sinks=['instance_action', 'journal'],
-                   journal_path=str(self.journal), group='fastmig')
-        self.restart_compute_service('src')
+        self.journal = self.keep_journal()
 
     def report(self, status='completed', **extra_specs) -> dict:
         """That of one migration, from the journal."""

@@ -48,6 +48,14 @@ SETTLED_TIMEOUT_S = 150
 
 # ---- phases: hold a migration in one, and let it go on ----------------------
 
+def _let_move(guest):
+    """It converges, and its domain is at the destination only."""
+    _let_converge(guest)
+    base.wait_until('the guest has moved', lambda: (
+        guest.domain_state(SOURCE) is None and
+        guest.domain_state(DESTINATION) is not None))
+
+
 @contextlib.contextmanager
 def pre_migration(guest):
     """Nova has begun; the destination waits for its ports."""
@@ -88,10 +96,7 @@ def switched_over(guest):
     guest.migrate()
     guest.running_migration(SOURCE)
     with hosts.frozen(hosts.service(SOURCE, 'nova-compute')):
-        _let_converge(guest)
-        base.wait_until('the guest has moved', lambda: (
-            guest.domain_state(SOURCE) is None and
-            guest.domain_state(DESTINATION) is not None))
+        _let_move(guest)
         yield
 
 
@@ -101,10 +106,7 @@ def post_step(guest):
     guest.migrate()
     guest.running_migration(SOURCE)
     with hosts.frozen(hosts.service(DESTINATION, 'nova-compute')):
-        _let_converge(guest)
-        base.wait_until('the guest has moved', lambda: (
-            guest.domain_state(SOURCE) is None and
-            guest.domain_state(DESTINATION) is not None))
+        _let_move(guest)
         time.sleep(3)
         yield
 
