@@ -13,6 +13,7 @@
 """The ports of a guest that moves: wired before, bound at the switchover."""
 
 import collections
+import unittest
 
 import fixtures
 from nova.network import model as network_model
@@ -207,6 +208,9 @@ class BindingTest(PortsTestCase):
         self.assertIsNone(self.reports[0].network.activation_ms)
 
 
+@unittest.skipUnless(
+    hasattr(network_model, 'VIF_DETAILS_OVS_CREATE_TAP'),
+    'this Nova cannot have taps created')
 class TapsTest(PortsTestCase):
 
     def test_they_are_created_before_and_removed_after(self):

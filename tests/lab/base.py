@@ -85,6 +85,8 @@ class LabTest(base.BaseTestCase):
 
     # the driver that the compute hosts run
     driver = 'fastmig'
+    # the newest migration before the one that was asked for last
+    _previous_id = 0
 
     @classmethod
     def setUpClass(cls):
@@ -176,6 +178,9 @@ class LabTest(base.BaseTestCase):
     # ---- migrations
 
     def migrate(self) -> None:
+        # The conductor makes the next one after the API has answered.
+        previous = self._newest_migration()
+        self._previous_id = previous.id if previous else 0
         # The SDK's own call takes an old microversion, with which nova-api
         # waits for the pre-checks.
         response = self.compute.post(
@@ -184,10 +189,14 @@ class LabTest(base.BaseTestCase):
                                      'block_migration': 'auto'}})
         openstack.exceptions.raise_from_response(response)
 
-    def migration(self):
-        """The server's newest migration."""
+    def _newest_migration(self):
         found = list(self.compute.migrations(server_id=self.uuid))
         return max(found, key=lambda migration: migration.id, default=None)
+
+    def migration(self):
+        """The one that was asked for last; None as long as there is none."""
+        newest = self._newest_migration()
+        return newest if newest and newest.id > self._previous_id else None
 
     def running_migration(self, host: str = 'compute1'):
         """The migration from this host, when libvirt has begun with it.
@@ -222,6 +231,11 @@ class LabTest(base.BaseTestCase):
         action = self.compute.get_server_action(action.request_id, self.uuid)
         return next(filter(None, (report.parse_line(event.event)
                                   for event in action.events)), None)
+
+    def assert_ends(self, status: str) -> None:
+        """Wait for the newest migration; what it ended as, and why."""
+        migration = self.finished_migration()
+        self.assertEqual(status, migration.status, self.verdict())
 
     def assert_on(self, host: str) -> None:
         """Running, defined and known to Nova on this host and nowhere else."""

@@ -58,8 +58,7 @@ class TaggedGuestTest(base.LabTest):
         with self.probe() as probe:
             for destination in ('compute2', 'compute1'):
                 self.migrate()
-                self.assertEqual('completed',
-                                 self.finished_migration().status)
+                self.assert_ends('completed')
                 self.assert_on(destination)
         self.assert_unharmed(probe)
         verdict = base.wait_until('the verdict', self.verdict, timeout_s=10)
@@ -84,7 +83,7 @@ class TaggedGuestTest(base.LabTest):
                                 '--hmp', self.domain_name,
                                 'info migrate_parameters'))
             self.limit_bandwidth('compute1', FAST_MIB_PER_S)
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
         self.assert_on('compute2')
         self.assert_unharmed(probe)
 
@@ -95,7 +94,7 @@ class TaggedGuestTest(base.LabTest):
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
-            self.assertEqual('cancelled', self.finished_migration().status)
+            self.assert_ends('cancelled')
         self.assert_on('compute1')
         self.assert_unharmed(probe)
         # A paused guest would have lost some: a stop and start of QEMU's
@@ -109,7 +108,7 @@ class TaggedGuestTest(base.LabTest):
         # and it can be migrated after that
         self.limit_bandwidth('compute1', FAST_MIB_PER_S)
         self.migrate()
-        self.assertEqual('completed', self.finished_migration().status)
+        self.assert_ends('completed')
         self.assert_on('compute2')
 
     def test_live_migration_abort(self):
@@ -119,7 +118,7 @@ class TaggedGuestTest(base.LabTest):
             self.migrate()
             migration = self.running_migration()
             self.compute.abort_server_migration(migration.id, self.uuid)
-            self.assertEqual('cancelled', self.finished_migration().status)
+            self.assert_ends('cancelled')
         self.assert_on('compute1')
         self.assert_unharmed(probe)
         verdict = base.wait_until('the verdict', self.verdict, timeout_s=10)
@@ -134,7 +133,7 @@ class TaggedGuestTest(base.LabTest):
             migration = self.running_migration()
             self.compute.force_complete_server_migration(
                 migration.id, self.uuid)
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
             base.wait_until('the guest runs again', lambda:
                             self.domain_state('compute2') == (True, True))
         self.assert_on('compute2')
@@ -148,7 +147,7 @@ class TaggedGuestTest(base.LabTest):
         self.boot(self.flavor())
         with self.probe() as probe:
             self.migrate()
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
         self.assert_on('compute2')
         self.assert_unharmed(probe)
         self.assertIsNone(self.verdict())
@@ -178,7 +177,7 @@ class ExtraSpecTest(base.LabTest):
         self.boot(flavor)
         with self.probe() as probe:
             self.migrate()
-            self.assertEqual('error', self.finished_migration().status)
+            self.assert_ends('error')
         self.assert_on('compute1')
         self.assert_unharmed(probe)
         action = next(action for action in self.compute.server_actions(
@@ -225,7 +224,7 @@ class RecoveryTest(base.LabTest):
             self._unit('start', 'compute2')
             base.wait_until('the guest is defined on compute2', lambda:
                             self.domain_state('compute2') == (True, True))
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
         self.assert_on('compute2')
         self.assert_unharmed(probe)
 

@@ -46,8 +46,7 @@ class LateAgentTest(base.LabTest):
                         'tap' in base.on_host('compute2', 'ovs-vsctl',
                                               'list-ports', 'br-int')))
                     self.assertIsNone(self.domain_state('compute2'))
-                self.assertEqual('completed',
-                                 self.finished_migration().status)
+                self.assert_ends('completed')
             stopped = events.last('compute1', self.uuid, 'STOP')
             resumed = events.last('compute2', self.uuid, 'RESUME')
         self.assert_on('compute2')
@@ -68,7 +67,7 @@ class LateAgentTest(base.LabTest):
 
         # The tap that os-vif has made goes with the guest.
         self.migrate()
-        self.assertEqual('completed', self.finished_migration().status)
+        self.assert_ends('completed')
         self.assert_on('compute1')
         port = next(self.cloud.network.ports(device_id=self.uuid))
         self.assertNotIn(f'tap{port.id}'[:14], base.on_host(

@@ -51,7 +51,7 @@ class PatchedQemuTest(base.LabTest):
         """Migrate the guest; the driver's report of it."""
         with self.probe() as probe:
             self.migrate()
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
         self.assert_on(destination)
         self.assert_unharmed(probe)
         base.wait_until('the verdict', self.verdict, timeout_s=10)
@@ -104,5 +104,5 @@ class PatchedQemuTest(base.LabTest):
         self.boot_tagged(qemu='patched')
         self.use('--qemu', 'distribution')
         self.migrate()
-        self.assertEqual('error', self.finished_migration().status)
+        self.assert_ends('error')
         self.assert_on('compute1')

@@ -47,7 +47,7 @@ class TestReport(base.LabTest):
         self.boot(self.flavor(enabled='true', on_miss='proceed',
                               max_total_ms='60000'))
         self.migrate()
-        self.assertEqual('completed', self.finished_migration().status)
+        self.assert_ends('completed')
         report = self.report()
         known = {name: report[f'parts.{name}'] for name in (
             'qemu_stop_ms', 'transfer_ms', 'libvirt_handover_ms')}
@@ -66,7 +66,7 @@ class TestReport(base.LabTest):
         self.boot(self.flavor(enabled='true', max_total_ms='3000'))
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         self.migrate()
-        self.assertEqual('cancelled', self.finished_migration().status)
+        self.assert_ends('cancelled')
         report = self.report()
         self.assertEqual(('aborted', 0), (report['outcome'],
                                           report['source_pause_ms']))

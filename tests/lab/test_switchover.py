@@ -68,7 +68,7 @@ class WatchdogTest(base.LabTest):
                     lambda: self.domain_state('compute1') == (True, True),
                     timeout_s=30)
             repair()
-            self.assertEqual('cancelled', self.finished_migration().status)
+            self.assert_ends('cancelled')
         # The destination learns of it by itself.
         base.wait_until('the destination has given up', lambda:
                         self.domain_state('compute2') is None)
@@ -87,7 +87,7 @@ class WatchdogTest(base.LabTest):
         # and it can be migrated after that
         self.limit_bandwidth('compute1', FAST_MIB_PER_S)
         self.migrate()
-        self.assertEqual('completed', self.finished_migration().status)
+        self.assert_ends('completed')
         self.assert_on('compute2')
 
     def test_the_link_is_cut(self):
@@ -112,7 +112,7 @@ class TrendTest(base.LabTest):
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with tool.QemuEvents('STOP') as events, self.probe() as probe:
             self.migrate()
-            self.assertEqual('cancelled', self.finished_migration().status)
+            self.assert_ends('cancelled')
         self.assert_on('compute1')
         self.assert_unharmed(probe)
         self.assertIsNone(events.last('compute1', self.uuid, 'STOP'))
@@ -160,13 +160,13 @@ class ReservationTest(ConfiguredTest):
             # Nova lets one migration leave a host at a time, so this is one
             # that comes from the other.
             another.migrate()
-            self.assertEqual('error', another.finished_migration().status)
+            another.assert_ends('error')
             another.assert_on('compute2')
             self.assertIn('[fastmig]migration_bandwidth_mib_s',
                           self._details(another))
 
             self.limit_bandwidth('compute1', FAST_MIB_PER_S)
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
             another.migrate()
             base.wait_until('another migration ends well', lambda: (
                 another.migration().status == 'completed'), timeout_s=120)
@@ -194,7 +194,7 @@ class CalibrationTest(ConfiguredTest):
         for destination in 6 * ('compute2', 'compute1'):
             source = self.compute.get_server(self.uuid).compute_host
             self.migrate()
-            self.assertEqual('completed', self.finished_migration().status)
+            self.assert_ends('completed')
             self.assert_on(destination)
             base.wait_until('the verdict', self.verdict, timeout_s=10)
             limits.append(self._limit_ms(source))

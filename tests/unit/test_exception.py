@@ -29,6 +29,10 @@ class TestMessages(base.BaseTestCase):
             '[fastmig] poll = 3 is not valid; allowed: 50 to 100',
             str(exception.InvalidSetting('poll', 3, '50 to 100')))
 
+    def test_ports_not_wired(self):
+        self.assertEqual('dest: no device', str(
+            exception.PortsNotWired('dest', 'no device')))
+
     def test_plan_refused(self):
         error = exception.PlanRefused(['one', 'two'])
         self.assertEqual('one; two', str(error))
