@@ -94,6 +94,7 @@ wanted() {
 passed=0
 failed=0
 skipped=0
+summary=()
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -122,8 +123,9 @@ step() {
     elif ((status != 0 && bad == 0)); then
         ((failed += 1))
     fi
-    printf -- '-- %s: %s, %d s\n' "$title" \
-        "$( ((status == 0)) && echo ok || echo FAILED)" $((SECONDS - started))
+    summary+=("$(printf '%s: %s, %d s' "$title" \
+        "$( ((status == 0)) && echo ok || echo FAILED)" $((SECONDS - started)))")
+    printf -- '-- %s\n' "${summary[-1]}"
 }
 
 # ---------------------------------------------------------- environments ----
@@ -362,5 +364,7 @@ for suite in "${SUITES[@]}"; do
     esac
 done
 
+printf '\n'
+printf '%s\n' "${summary[@]}" "all: $SECONDS s"
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 ((failed == 0))

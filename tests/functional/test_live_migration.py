@@ -297,6 +297,40 @@ class TestPersistence(base.TwoHosts):
             server['id'], event.EVENT_LIFECYCLE_RESUMED))
         self.assertTrue(self.domain('dest', server).isPersistent())
 
+    def lose(self, server: dict) -> None:
+        """Have its QEMU end before anybody has defined it, if it can."""
+        landed = session.Sessions.landed
+
+        def end(sessions, uuid):
+            self.domain('dest', server).destroy()
+            landed(sessions, uuid)
+
+        self.useFixture(fixtures.MockPatchObject(
+            session.Sessions, 'landed', end))
+
+    def test_one_that_has_ended_is_shut_off(self):
+        server = self.boot_tagged()
+        self.lose(server)
+        self._live_migrate(server, 'completed')
+        self.assertTrue(self.domain('dest', server).isPersistent())
+        self.assertFalse(self.domain('dest', server).isActive())
+        # Nova holds the event of its end back for a while.
+        self.computes['dest'].driver.emit_event(event.LifecycleEvent(
+            server['id'], event.EVENT_LIFECYCLE_STOPPED))
+        server = self._wait_for_state_change(server, 'SHUTOFF')
+        self.assertEqual('dest', server['OS-EXT-SRV-ATTR:host'])
+        self.api.post_server_action(
+            server['id'], {'reboot': {'type': 'HARD'}})
+        self._wait_for_state_change(server, 'ACTIVE')
+        self.assertTrue(self.domain('dest', server).isActive())
+
+    def test_an_untagged_one_that_has_ended_is_novas(self):
+        server = self.boot()
+        self.lose(server)
+        self._live_migrate(server, 'completed')
+        self.assertTrue(self.domain('dest', server).isPersistent())
+        self.assertFalse(self.domain('dest', server).isActive())
+
     def test_an_incoming_migration_is_let_be(self):
         server = self.arrive()
         self.domain('dest', server).wait_for_source()

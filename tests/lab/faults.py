@@ -123,15 +123,20 @@ PHASES = {'pre-migration': pre_migration, 'pre-copy': pre_copy,
 
 # ---- faults: (what it says, how to do it, how to repair it) -----------------
 
+def _kill(what: str, find) -> None:
+    # Nothing is shown by a fault that hits nobody.
+    hosts.send(signal.SIGKILL, base.wait_until(what, find, timeout_s=10))
+
+
 def _kill_service(host: str, unit: str):
     def do(guest):
-        hosts.send(signal.SIGKILL, hosts.service(host, unit))
+        _kill(f'{unit} of {host}', lambda: hosts.service(host, unit))
     return do
 
 
 def _kill_qemu(host: str):
     def do(guest):
-        hosts.send(signal.SIGKILL, hosts.qemu(host, guest.uuid))
+        _kill(f'the QEMU of {host}', lambda: hosts.qemu(host, guest.uuid))
     return do
 
 
