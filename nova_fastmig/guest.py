@@ -14,10 +14,12 @@
 
 from collections.abc import Collection
 import json
+import time
 
 import libvirt
 import libvirt_qemu
 from lxml import etree
+from nova import exception as nova_exception
 from nova.virt.libvirt import config as nova_config
 from nova.virt.libvirt import guest as nova_guest
 from oslo_config import cfg
@@ -37,6 +39,8 @@ _ARGUMENT = f'{{{_QEMU_NS}}}arg'
 # this package writes such arguments into a domain of Nova's.
 _GLOBAL = 'migration.{feature}=on'
 _GLOBAL_PREFIX = 'migration.x-'
+
+_RECONNECT_INTERVAL_S = 0.5
 
 
 def _without_features(domain) -> None:
@@ -229,6 +233,32 @@ class FastGuest(nova_guest.Guest):
             LOG.warning('The QEMU of %s could not be asked about its '
                         'migration: %s', self.name, error)
             return {}
+
+    def reconnect(self, host, timeout_s: float) -> bool:
+        """Ask libvirt again, if it has been lost; wait until it is back.
+
+        :param host: nova.virt.libvirt.host.Host
+        :param timeout_s: for libvirt to come back. The guest's questions stay
+            without an answer if it does not
+        :returns: False if libvirt is back and does not know the guest
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self._domain.connect().isAlive():
+            try:
+                self._domain = _PlannedDomain(
+                    host.get_connection().lookupByUUIDString(self.uuid),
+                    _params(self._plan))
+            except (libvirt.libvirtError,
+                    nova_exception.NovaException) as error:
+                if (isinstance(error, libvirt.libvirtError) and
+                        error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN):
+                    return False
+                if time.monotonic() > deadline_s:
+                    LOG.error('libvirt cannot be asked about %s: %s',
+                              self.uuid, error)
+                    break
+                time.sleep(_RECONNECT_INTERVAL_S)
+        return True
 
     def has_ended_here(self) -> bool:
         """Whether the guest has come to its end instead of leaving.

@@ -56,6 +56,10 @@ _COMPLETED_STATS_TIMEOUT_S = 5
 # How long to wait for QEMU's event that a guest goes on at the source.
 _RESUME_TIMEOUT_S = 1
 
+# How long to wait for a libvirt that was lost, to see where the guest is. Its
+# daemon is back in seconds if something restarts it.
+_RECONNECT_TIMEOUT_S = 60
+
 # From the check at the destination until the migration gets there, and beyond
 # the time in which it must be over. Who comes later asks again.
 _ARRIVAL_SLACK_S = 60
@@ -407,6 +411,12 @@ class Session:
     def _outcome(self, guest,
                  ended: watch.Ended) -> tuple[model.Outcome, str]:
         if ended.error is None:
+            return model.Outcome.COMPLETED, ''
+        # A libvirt that was lost says nothing, which is not to be taken for a
+        # guest that stays.
+        if not guest.reconnect(self._host, _RECONNECT_TIMEOUT_S):
+            LOG.warning('The connection to libvirt was lost and the guest '
+                        'has moved: %s', ended.error, instance=self._instance)
             return model.Outcome.COMPLETED, ''
         # Nova takes a guest that does not run here for one that has moved.
         if guest.has_ended_here():

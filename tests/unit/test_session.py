@@ -783,6 +783,44 @@ class TestFollow(SessionTestCase):
         self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
         self.post.assert_called_once_with()
 
+    def lose_libvirt(self, *then) -> None:
+        """Its connection is broken; what comes when it is looked up again."""
+        self.domain.connect.return_value.isAlive.return_value = 0
+        self.domain.UUIDString.return_value = UUID
+        self.connection.lookupByUUIDString.side_effect = then
+        self.useFixture(fixtures.MockPatchObject(
+            session.fast_guest, '_RECONNECT_INTERVAL_S', 0.01))
+
+    def test_libvirt_is_lost_when_the_guest_has_moved(self):
+        made = self.make()
+        self.lose_libvirt(error(libvirt.VIR_ERR_INTERNAL_ERROR),
+                          error(libvirt.VIR_ERR_NO_DOMAIN))
+        self.end_with(made, error(libvirt.VIR_ERR_INTERNAL_ERROR))
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.post.assert_called_once_with()
+
+    def test_libvirt_is_lost_and_the_guest_has_stayed(self):
+        made = self.make()
+        here = mock.create_autospec(libvirt.virDomain, instance=True)
+        here.state.return_value = [libvirt.VIR_DOMAIN_RUNNING, 0]
+        here.jobStats.return_value = {}
+        self.lose_libvirt(
+            nova_exception.HypervisorUnavailable(host='compute1'), here)
+        self.end_with(made, error(libvirt.VIR_ERR_INTERNAL_ERROR))
+        self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
+        self.recover.assert_called_once_with('failed')
+        # of the guest that can be asked
+        asked = self.find_job_type.call_args.args[0]
+        self.assertIs(here.state, asked._domain.state)
+
+    def test_libvirt_does_not_come_back(self):
+        made = self.make()
+        self.lose_libvirt(*[error(libvirt.VIR_ERR_INTERNAL_ERROR)] * 2)
+        self.useFixture(fixtures.MockPatchObject(
+            session, '_RECONNECT_TIMEOUT_S', 0))
+        self.end_with(made, error(libvirt.VIR_ERR_INTERNAL_ERROR))
+        self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
+
     def test_someone_else_aborted(self):
         made = self.make()
         self.end_with(made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
