@@ -282,6 +282,12 @@ def _migrates(guest) -> str:
         lambda server: server.status == 'ACTIVE' and
         server.task_state is None)(guest.compute.get_server(guest.uuid)),
         timeout_s=90)
+    # A nova-compute that has lost its libvirt disables itself until it has
+    # connected again, which a periodic task sees to at the latest.
+    base.wait_until('both computes are up and enabled', lambda: all(
+        (service.state, service.status) == ('up', 'enabled')
+        for service in guest.compute.services(binary='nova-compute')),
+        timeout_s=150)
     host = guest.host()
     with contextlib.suppress(libvirt.libvirtError, AttributeError):
         guest.limit_bandwidth(host, FAST_MIB_PER_S)

@@ -150,11 +150,14 @@ class ReservationTest(ConfiguredTest):
         self.configure(migration_bandwidth_mib_s=300,
                        migration_bandwidth_wait_s=1)
         self.boot(self.flavor(enabled='true', on_miss='proceed'))
-        self.limit_bandwidth('compute1', SLOW_MIB_PER_S // 2)
         tool.Guest.use(self.driver)
         with tool.Guest('another') as another:
             another.boot(another.flavor(enabled='true', on_miss='proceed'),
                          host='compute2')
+            # It holds what is reserved for it until its end, which is not to
+            # come yet.
+            self.addCleanup(hosts.wire, 'mig', 'compute2', up=True)
+            hosts.wire('mig', 'compute2', up=False)
             self.migrate()
             self.running_migration()
             # Nova lets one migration leave a host at a time, so this is one
@@ -165,7 +168,7 @@ class ReservationTest(ConfiguredTest):
             self.assertIn('[fastmig]migration_bandwidth_mib_s',
                           self._details(another))
 
-            self.limit_bandwidth('compute1', FAST_MIB_PER_S)
+            hosts.wire('mig', 'compute2', up=True)
             self.assert_ends('completed')
             another.migrate()
             base.wait_until('another migration ends well', lambda: (
