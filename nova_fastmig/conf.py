@@ -189,6 +189,15 @@ Where the report of a migration goes: names from the entry point group
 (``openstack server event show``). A sink that fails is logged and does no
 harm to the migration.
 """),
+    cfg.StrOpt(
+        'migrations_path', default='$state_path/fastmig/migrations',
+        help="""
+Directory in which nova-compute keeps a file for each migration of a tagged
+server that leaves this host, as long as it runs. If nova-compute ends
+meanwhile, its next start finishes the migration with it: Nova then has the
+server at the host where it runs. Only nova-compute may read the files; those
+of servers with volumes hold what Nova needs to detach them from this host.
+"""),
 ]
 
 

@@ -86,14 +86,17 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def live_migration(self, context, instance, dest, post_method,
                        recover_method, block_migration=False,
                        migrate_data=None):
-        self._sessions.run(
-            context, instance, dest,
-            functools.partial(
-                super().live_migration, context, instance, dest, post_method,
-                recover_method, block_migration, migrate_data),
-            functools.partial(
-                recover_method, context, instance, dest, migrate_data),
-            migrate_data)
+        with self._sessions.noted(context, instance, dest, block_migration,
+                                  migrate_data, post_method):
+            self._sessions.run(
+                context, instance, dest,
+                functools.partial(
+                    super().live_migration, context, instance, dest,
+                    post_method, recover_method, block_migration,
+                    migrate_data),
+                functools.partial(
+                    recover_method, context, instance, dest, migrate_data),
+                migrate_data)
 
     def _live_migration_operation(self, context, instance, dest,
                                   block_migration, migrate_data, guest,
@@ -204,6 +207,10 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def init_host(self, host):
         super().init_host(host)
         fast_guest.persist_all(self._host)
+        # Nova's own manager; a fake one in tests has none.
+        manager = getattr(self.virtapi, '_compute', None)
+        if manager is not None:
+            self._sessions.finish_interrupted(manager)
 
     def get_available_resource(self, nodename):
         fast_guest.persist_all(self._host)

@@ -27,12 +27,13 @@ def sync_directory(directory: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def replace(path: pathlib.Path, content: bytes) -> None:
+def replace(path: pathlib.Path, content: bytes,
+            mode: int = 0o640) -> None:
     """Write a file that is there with its old content or its new one.
 
-    Its directory is made if it is missing. The file's user and group may read
-    it.
+    Its directory is made if it is missing.
 
+    :param mode: of the file; its user and group may read it by default
     :raises: OSError; the old content is still there then
     """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def replace(path: pathlib.Path, content: bytes) -> None:
         dir=path.parent, prefix=f'.{path.name}.')
     try:
         with open(descriptor, 'wb') as file:
-            os.fchmod(descriptor, 0o640)
+            os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             os.fsync(descriptor)

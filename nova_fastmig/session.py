@@ -34,6 +34,7 @@ from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import exception
 from nova_fastmig import guest as fast_guest
+from nova_fastmig import interrupted
 from nova_fastmig import ledger
 from nova_fastmig import model
 from nova_fastmig import plan
@@ -514,6 +515,7 @@ class Sessions:
         self._reservations = reservation.Reservations.configured(CONF)
         self._switch = ports.Switch()
         self._arrivals = ports.Arrivals()
+        self._notes = interrupted.Notes(CONF.fastmig.migrations_path)
 
     def get(self, instance) -> Session | None:
         """The session of a migration under way; None for an untagged one."""
@@ -724,9 +726,37 @@ class Sessions:
                            destination),
             migrate_data, waited_ms)
         self._by_uuid[instance.uuid] = session
+        is_over = True
         try:
             migrate()
+        except BaseException as error:
+            # A thread that is told to end does not end the migration.
+            is_over = isinstance(error, Exception)
+            raise
         finally:
             del self._by_uuid[instance.uuid]
-            session.teach(self._calibration)
-            self._sinks.emit(context, session.report())
+            if is_over:
+                session.teach(self._calibration)
+                self._sinks.emit(context, session.report())
+
+    def noted(self, context, instance, *migration):
+        """Around a migration: see ``interrupted``."""
+        return (self._notes.noted(context, instance, *migration)
+                if _is_tagged(instance) else contextlib.nullcontext())
+
+    def finish_interrupted(self, manager) -> None:
+        """End what the last nova-compute of this host has left.
+
+        :param manager: nova.compute.manager.ComputeManager
+        """
+        self._notes.finish(self._host, manager, self._tell_interrupted)
+
+    def _tell_interrupted(self, context, instance, destination: str,
+                          place: interrupted.Place) -> None:
+        completed = model.Completed(
+            model.Outcome.COMPLETED if place is interrupted.Place.AWAY
+            else model.Outcome.FAILED,
+            f'nova-compute has ended meanwhile; {place.value}', None, None)
+        self._sinks.emit(context, report.make(
+            instance.uuid, CONF.host, destination, _sla(instance), (),
+            completed))

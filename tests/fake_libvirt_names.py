@@ -26,6 +26,7 @@ CONSTANTS = {
     'VIR_DOMAIN_SHUTOFF_FAILED': 6,
     'VIR_DOMAIN_SHUTOFF_MIGRATED': 4,
     'VIR_DOMAIN_SHUTOFF_SHUTDOWN': 1,
+    'VIR_DOMAIN_SHUTOFF_UNKNOWN': 0,
     'VIR_ERR_OPERATION_ABORTED': 78,
     'VIR_MIGRATE_COMPRESSED': 2048,
     'VIR_MIGRATE_PARALLEL': 131072,
@@ -33,7 +34,7 @@ CONSTANTS = {
 }
 
 # Modules of nova_fastmig that import libvirt.
-MODULES = ('capabilities', 'guest', 'session', 'watch')
+MODULES = ('capabilities', 'guest', 'interrupted', 'session', 'watch')
 
 
 def add_to(fakelibvirt) -> None:

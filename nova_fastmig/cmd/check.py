@@ -139,7 +139,8 @@ def check_sinks(conf) -> Item:
 
 def check_files(conf) -> Item:
     """Only what the kernel lets the caller do can be told."""
-    paths = [conf.fastmig.calibration_path]
+    paths = [conf.fastmig.calibration_path,
+             os.path.join(conf.fastmig.migrations_path, 'SERVER.json')]
     for sink, path in (('journal', conf.fastmig.journal_path),
                        ('prometheus', conf.fastmig.prometheus_textfile)):
         if sink in conf.fastmig.sinks:

@@ -383,7 +383,8 @@ class FakeLibvirt(fixtures.Fixture):
         # production.
         for name, value in (
                 ('emulator', self.emulator),
-                ('calibration_path', self.emulator.parent / 'calibration')):
+                ('calibration_path', self.emulator.parent / 'calibration'),
+                ('migrations_path', self.emulator.parent / 'migrations')):
             cfg.CONF.set_override(name, str(value), group='fastmig')
             self.addCleanup(cfg.CONF.clear_override, name, group='fastmig')
         for name, value in fake_libvirt_names.CONSTANTS.items():

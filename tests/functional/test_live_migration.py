@@ -10,16 +10,26 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import os
+import threading
+import time
 from unittest import mock
 
 import fixtures
+import greenlet
+from nova.compute import manager
+from nova import context
+from nova import objects
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.virt import event
+from oslo_config import cfg
 
 from nova_fastmig import driver
 from nova_fastmig import session
 from tests.functional import base
 from tests.functional import fake_libvirt
+
+CONF = cfg.CONF
 
 
 class TestUntagged(base.TwoHosts):
@@ -344,3 +354,84 @@ class TestPersistence(base.TwoHosts):
         self.restart_compute_service('dest')
         self._run_periodics()
         self.assertFalse(self.domain('dest', server).isPersistent())
+
+
+class TestInterrupted(base.TwoHosts):
+    """The source's nova-compute ends while it migrates a guest."""
+
+    def migrate_and_end(self, server: dict, when) -> None:
+        """Have its thread end without doing anything, as soon as it may.
+
+        libvirt goes on.
+        """
+        ended = threading.Event()
+
+        def follow(*args):
+            while not when():
+                time.sleep(0.01)
+            ended.set()
+            raise greenlet.GreenletExit
+
+        with mock.patch.object(session.Session, 'follow', follow):
+            self._live_migrate(server, 'running', 'MIGRATING')
+            self._wait_for_assert(
+                lambda: self.assertTrue(ended.is_set()))
+
+    def has_moved(self, server: dict) -> bool:
+        return (self.domain('src', server) is None and
+                self.domain('dest', server) is not None)
+
+    def assert_allocated(self, server: dict, host: str) -> None:
+        self.assertEqual(
+            {self.compute_rp_uuids[host]},
+            set(self._get_allocations_by_server_uuid(server['id'])))
+        self.assertEqual({}, self._get_allocations_by_server_uuid(
+            self.migration(server)['uuid']))
+
+    def test_the_guest_has_moved(self):
+        server = self.boot_tagged()
+        self.migrate_and_end(server, lambda: self.has_moved(server))
+        self.restart_compute_service('src')
+        self._wait_for_migration_status(server, ['completed'])
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+        self.assertEqual('completed',
+                         self.wait_for_verdict(server)['outcome'])
+        # and there is nothing left to be done
+        self.restart_compute_service('src')
+        self.assert_moved(server)
+
+    def test_the_destination_was_told_already(self):
+        server = self.boot_tagged()
+        with mock.patch.object(
+                manager.ComputeManager, '_delete_allocation_after_move',
+                side_effect=greenlet.GreenletExit) as told:
+            self._live_migrate(server, 'completed')
+            self._wait_for_assert(lambda: self.assertTrue(told.called))
+        # As if it had come before that.
+        migration = objects.Migration.get_by_id(
+            context.get_admin_context(), self.migration(server)['id'])
+        migration.status = 'running'
+        migration.save()
+        self.restart_compute_service('src')
+        self._wait_for_migration_status(server, ['completed'])
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+
+    def test_the_guest_still_runs_at_the_source(self):
+        self.fake.behaviour.converges = False
+        server = self.boot_tagged(max_total_ms='60000')
+        self.migrate_and_end(
+            server, lambda: self.domain('src', server)._started is not None)
+        self.restart_compute_service('src')
+        self._wait_for_migration_status(server, ['error'])
+        self.assert_stayed(server)
+        self.assert_allocated(server, 'src')
+        self.assertEqual('failed', self.wait_for_verdict(server)['outcome'])
+        self.assertEqual([], os.listdir(CONF.fastmig.migrations_path))
+
+    def test_an_untagged_one_is_novas(self):
+        server = self.boot()
+        with mock.patch.object(session.interrupted.Notes, 'noted') as noted:
+            self._live_migrate(server, 'completed')
+        noted.assert_not_called()

@@ -1,0 +1,268 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Migrations that outlive the source's nova-compute.
+
+libvirt goes on without it. Nova's own start then gives each such migration up:
+a guest that has moved meanwhile runs at the destination and is at the source
+for Nova, and its allocations are wrong wherever it is. So what Nova's last
+steps need is in a file while a migration runs, and the next start of
+nova-compute takes these steps, before Nova looks at its instances.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import pathlib
+import time
+
+import libvirt
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import task_states
+from nova.objects import base as nova_base
+from oslo_log import log as logging
+from oslo_serialization import jsonutils
+
+from nova_fastmig import durable
+
+LOG = logging.getLogger(__name__)
+
+# Of the files. Another version's are not read.
+_VERSION = 1
+
+# For a switchover to end by itself, and for a job to end that was aborted.
+_SWITCHOVER_S = 10
+_END_S = 60
+_POLL_S = 0.2
+
+_ENDED = frozenset(('completed', 'failed', 'error', 'cancelled'))
+
+
+class Place(enum.Enum):
+    """Where a guest is, after its migration."""
+
+    HERE = 'it has stayed'
+    AWAY = 'it has moved'
+    UNKNOWN = 'libvirt does not say where it is'
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """What Nova's last steps need.
+
+    :ivar request_id: of the request for the migration
+    :ivar source_bdms: nova.objects.BlockDeviceMappingList, as at the source
+    """
+
+    instance_uuid: str
+    request_id: str
+    source: str
+    destination: str
+    block_migration: bool
+    migrate_data: nova_base.NovaObject
+    source_bdms: nova_base.NovaObject | None
+
+    def to_bytes(self) -> bytes:
+        return jsonutils.dump_as_bytes({
+            'version': _VERSION,
+            'instance_uuid': self.instance_uuid,
+            'request_id': self.request_id,
+            'source': self.source,
+            'destination': self.destination,
+            'block_migration': bool(self.block_migration),
+            'migrate_data': self.migrate_data.obj_to_primitive(),
+            'source_bdms': (self.source_bdms and
+                            self.source_bdms.obj_to_primitive())})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> tuple[
+            'Note', nova_context.RequestContext]:
+        """:raises: ValueError"""
+        try:
+            found = jsonutils.loads(content)
+            if found.pop('version') != _VERSION:
+                raise ValueError('it is of another version')
+            context = nova_context.RequestContext(
+                is_admin=True, request_id=found['request_id'],
+                overwrite=False)
+            for name in ('migrate_data', 'source_bdms'):
+                found[name] = found[name] and (
+                    nova_base.NovaObject.obj_from_primitive(
+                        found[name], context))
+            return cls(**found), context
+        except (ValueError, TypeError, KeyError, AttributeError,
+                nova_exception.NovaException) as error:
+            raise ValueError(f'not a note of a migration: {error}') from error
+
+
+def find(host, uuid: str) -> Place:
+    """See a migration to its end at the source, and where the guest is then.
+
+    One whose guest still runs is aborted: there is nobody to watch it. One in
+    its switchover has a while to end.
+
+    :param host: nova.virt.libvirt.host.Host
+    """
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + _END_S:
+        try:
+            domain = host.get_connection().lookupByUUIDString(uuid)
+            state, reason = domain.state()
+            is_busy = domain.jobStats().get(
+                'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
+                    libvirt.VIR_DOMAIN_JOB_NONE)
+            if state == libvirt.VIR_DOMAIN_SHUTOFF:
+                return (Place.AWAY
+                        if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
+                        else Place.HERE
+                        if reason != libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
+                        else Place.UNKNOWN)
+            if not is_busy and (
+                    state == libvirt.VIR_DOMAIN_RUNNING or
+                    reason == libvirt.VIR_DOMAIN_PAUSED_USER):
+                return Place.HERE
+            if is_busy and (
+                    state == libvirt.VIR_DOMAIN_RUNNING or
+                    time.monotonic() > began_s + _SWITCHOVER_S):
+                domain.abortJob()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return Place.AWAY
+            LOG.warning('Asking libvirt about the migration of %s: %s', uuid,
+                        error)
+        except nova_exception.HypervisorUnavailable as error:
+            LOG.warning('Asking libvirt about the migration of %s: %s', uuid,
+                        error)
+        time.sleep(_POLL_S)
+    return Place.UNKNOWN
+
+
+class Notes:
+    """The files.
+
+    :param directory: made if it is missing
+    """
+
+    def __init__(self, directory: str):
+        self._directory = pathlib.Path(directory)
+
+    def _path(self, uuid: str) -> pathlib.Path:
+        return self._directory / f'{uuid}.json'
+
+    @contextlib.contextmanager
+    def noted(self, context, instance, destination: str, block_migration: bool,
+              migrate_data, post_method):
+        """Keep a file while a migration runs.
+
+        It stays if the process ends, or if the thread is told to.
+
+        :param post_method: the manager's, with the source's block devices
+        """
+        note = Note(instance.uuid, context.request_id, instance.host,
+                    destination, block_migration, migrate_data,
+                    getattr(post_method, 'keywords', {}).get('source_bdms'))
+        path = self._path(instance.uuid)
+        try:
+            # Connections of volumes can hold secrets.
+            durable.replace(path, note.to_bytes(), mode=0o600)
+        except OSError as error:
+            LOG.warning('The migration goes on without a note of it, so that '
+                        'nothing will end it if nova-compute dies: %s', error,
+                        instance=instance)
+        try:
+            yield
+        except Exception:
+            self._forget(path)
+            raise
+        self._forget(path)
+
+    def _forget(self, path: pathlib.Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            LOG.warning('Could not remove %s: %s', path, error)
+
+    def finish(self, host, manager, tell) -> None:
+        """Take the last steps of the migrations that there are files of.
+
+        To be called at the start, when libvirt can be asked.
+
+        :param host: nova.virt.libvirt.host.Host
+        :param manager: nova.compute.manager.ComputeManager
+        :param tell: called with (context, instance, destination, Place)
+        """
+        for path in sorted(self._directory.glob('*.json')):
+            try:
+                note, context = Note.from_bytes(path.read_bytes())
+                if note.source != manager.host:
+                    # The directory is shared with another host.
+                    continue
+                self._finish(host, manager, context, note, tell)
+            except nova_exception.InstanceNotFound:
+                LOG.info('The server %s was deleted while it was migrated',
+                         path.stem)
+            except Exception:
+                # nova-compute has to start whatever there is.
+                LOG.exception('Could not end the migration of %s', path.stem)
+            self._forget(path)
+
+    def _finish(self, host, manager, context, note: Note, tell) -> None:
+        instance = objects.Instance.get_by_uuid(
+            context, note.instance_uuid, expected_attrs=[
+                'info_cache', 'metadata', 'system_metadata', 'flavor',
+                'numa_topology', 'pci_devices', 'pci_requests',
+                'migration_context', 'resources'])
+        migration = objects.Migration.get_by_id(
+            context, note.migrate_data.migration.id)
+        note.migrate_data.migration = migration
+        if instance.host != manager.host:
+            # The destination has been told, the rest is the source's.
+            if migration.status not in _ENDED:
+                self._complete(manager, context, instance, migration)
+                tell(context, instance, note.destination, Place.AWAY)
+            return
+        if (instance.task_state != task_states.MIGRATING or
+                migration.status in _ENDED):
+            return
+        place = find(host, instance.uuid)
+        LOG.warning('nova-compute has ended while this guest was migrated to '
+                    '%s: %s', note.destination, place.value,
+                    instance=instance)
+        if place is Place.AWAY:
+            # Nova has not asked the host for its resources yet, and the last
+            # steps change its account of them.
+            manager.update_available_resource(context, startup=True)
+            try:
+                manager._post_live_migration_update_host(
+                    context, instance, note.destination, note.block_migration,
+                    note.migrate_data, note.source_bdms)
+            except Exception:
+                # The one that has ended may have told the destination too.
+                instance.refresh()
+                if instance.host != note.destination:
+                    raise
+                LOG.exception('Nova\'s last step at %s failed',
+                              note.destination, instance=instance)
+                self._complete(manager, context, instance, migration)
+        elif place is Place.HERE:
+            manager._rollback_live_migration(
+                context, instance, note.destination, note.migrate_data,
+                migration_status='error', source_bdms=note.source_bdms)
+        tell(context, instance, note.destination, place)
+
+    @staticmethod
+    def _complete(manager, context, instance, migration) -> None:
+        migration.status = 'completed'
+        migration.save()
+        manager._delete_allocation_after_move(context, instance, migration)

@@ -1,0 +1,209 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import contextlib
+import functools
+import os
+import pathlib
+import stat
+import types
+from unittest import mock
+
+import ddt
+import fixtures
+import greenlet
+import libvirt
+from nova import exception as nova_exception
+from nova import objects
+from oslotest import base
+
+from nova_fastmig import interrupted
+from nova_fastmig.interrupted import Place
+
+UUID = '58f3d5ae-a9fa-4bb9-8b2c-9bd0b6d1b3ad'
+NONE = {'type': libvirt.VIR_DOMAIN_JOB_NONE}
+BUSY = {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED}
+RUNS = [libvirt.VIR_DOMAIN_RUNNING, 0]
+SWITCHES = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
+
+
+def error(code: int) -> libvirt.libvirtError:
+    made = libvirt.libvirtError('boom')
+    made.err = (code, 0, 'boom', 0, '', None, None, 0, 0)
+    return made
+
+
+@ddt.ddt
+class TestFind(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.domain = mock.create_autospec(libvirt.virDomain, instance=True)
+        self.host = mock.Mock()
+        self.lookup = self.host.get_connection.return_value.lookupByUUIDString
+        self.lookup.return_value = self.domain
+        self.now_s = 0.0
+        self.useFixture(fixtures.MockPatchObject(
+            interrupted, 'time', types.SimpleNamespace(
+                monotonic=lambda: self.now_s, sleep=self.sleep)))
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+    def find(self, *looks) -> Place:
+        """:param looks: (state, job); the last one stays"""
+        looks = list(looks)
+
+        def state():
+            self.job = looks[0][1]
+            return (looks.pop(0) if len(looks) > 1 else looks[0])[0]
+
+        self.domain.state.side_effect = state
+        self.domain.jobStats.side_effect = lambda: self.job
+        return interrupted.find(self.host, UUID)
+
+    @ddt.data(
+        (RUNS, Place.HERE),
+        ([libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER],
+         Place.HERE),
+        ([libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED],
+         Place.HERE),
+        ([libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED],
+         Place.AWAY),
+        # libvirtd was restarted too, and has forgotten why.
+        ([libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN],
+         Place.UNKNOWN),
+        (SWITCHES, Place.UNKNOWN))
+    @ddt.unpack
+    def test_no_job(self, state, expected):
+        self.assertIs(expected, self.find((state, NONE)))
+        self.domain.abortJob.assert_not_called()
+
+    def test_it_is_not_there(self):
+        self.lookup.side_effect = error(libvirt.VIR_ERR_NO_DOMAIN)
+        self.assertIs(Place.AWAY, interrupted.find(self.host, UUID))
+
+    def test_one_that_runs_is_aborted(self):
+        self.assertIs(Place.HERE, self.find((RUNS, BUSY), (RUNS, NONE)))
+        self.domain.abortJob.assert_called_once_with()
+
+    def test_a_switchover_may_end(self):
+        gone = [libvirt.VIR_DOMAIN_SHUTOFF,
+                libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED]
+        self.assertIs(Place.AWAY, self.find(
+            *[(SWITCHES, BUSY)] * 40, (gone, NONE)))
+        self.domain.abortJob.assert_not_called()
+
+    def test_but_not_for_long(self):
+        self.assertIs(Place.HERE, self.find(
+            *[(SWITCHES, BUSY)] * 60, (RUNS, NONE)))
+        self.domain.abortJob.assert_called_with()
+
+    def test_libvirt_comes_later(self):
+        self.lookup.side_effect = [
+            error(libvirt.VIR_ERR_INTERNAL_ERROR),
+            nova_exception.HypervisorUnavailable(host='compute1'),
+            self.domain]
+        self.assertIs(Place.HERE, self.find((RUNS, NONE)))
+
+    def test_libvirt_does_not_come(self):
+        self.lookup.side_effect = error(libvirt.VIR_ERR_INTERNAL_ERROR)
+        self.assertIs(Place.UNKNOWN, interrupted.find(self.host, UUID))
+
+
+class TestNotes(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        objects.register_all()
+        self.directory = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path) / 'migrations'
+        self.path = self.directory / f'{UUID}.json'
+        self.notes = interrupted.Notes(str(self.directory))
+        self.manager = mock.Mock(host='compute1')
+        self.tell = mock.Mock()
+        self.get = self.useFixture(fixtures.MockPatchObject(
+            objects.Instance, 'get_by_uuid')).mock
+
+    def noted(self, source='compute1'):
+        bdms = objects.BlockDeviceMappingList(objects=[
+            objects.BlockDeviceMapping(connection_info='{"secret": 1}')])
+        return self.notes.noted(
+            types.SimpleNamespace(request_id='req-1'),
+            mock.Mock(uuid=UUID, host=source), 'compute2', True,
+            objects.LibvirtLiveMigrateData(
+                migration=objects.Migration(id=7), vifs=[],
+                is_shared_block_storage=True),
+            functools.partial(print, source_bdms=bdms))
+
+    def leave(self, **changes) -> None:
+        with contextlib.suppress(greenlet.GreenletExit), self.noted(**changes):
+            raise greenlet.GreenletExit
+
+    def test_only_while_it_runs(self):
+        with self.noted():
+            self.assertTrue(self.path.exists())
+            # Connections of volumes can hold secrets.
+            self.assertEqual(0o600, stat.S_IMODE(os.stat(self.path).st_mode))
+        self.assertFalse(self.path.exists())
+
+    def test_an_error_is_an_end(self):
+        def fail():
+            with self.noted():
+                raise ValueError
+        self.assertRaises(ValueError, fail)
+        self.assertFalse(self.path.exists())
+
+    def test_there_and_back(self):
+        self.leave()
+        note, context = interrupted.Note.from_bytes(self.path.read_bytes())
+        self.assertEqual(
+            (UUID, 'req-1', 'compute1', 'compute2', True),
+            (note.instance_uuid, note.request_id, note.source,
+             note.destination, note.block_migration))
+        self.assertEqual(7, note.migrate_data.migration.id)
+        self.assertTrue(note.migrate_data.is_shared_block_storage)
+        self.assertEqual('{"secret": 1}',
+                         note.source_bdms[0].connection_info)
+        self.assertEqual(('req-1', True),
+                         (context.request_id, context.is_admin))
+
+    def test_a_full_disk_does_not_stop_the_migration(self):
+        with mock.patch.object(interrupted.durable, 'replace',
+                               side_effect=OSError(28, 'full')):
+            with self.noted():
+                pass
+
+    def test_what_is_no_note_is_removed(self):
+        self.directory.mkdir()
+        for content in (b'', b'{}', b'[]', b'{"version": 1}',
+                        b'{"version": 2}', b'\xff'):
+            self.path.write_bytes(content)
+            self.assertRaises(ValueError, interrupted.Note.from_bytes,
+                              content)
+            self.notes.finish(mock.Mock(), self.manager, self.tell)
+            self.assertFalse(self.path.exists())
+        self.tell.assert_not_called()
+
+    def test_another_hosts_is_left_alone(self):
+        self.leave(source='compute3')
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.assertTrue(self.path.exists())
+        self.get.assert_not_called()
+
+    def test_a_server_that_was_deleted(self):
+        self.leave()
+        self.get.side_effect = nova_exception.InstanceNotFound(
+            instance_id=UUID)
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.assertFalse(self.path.exists())
+        self.assertEqual([], self.manager.mock_calls)
