@@ -185,24 +185,18 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                                            block_device_info=None):
         self._sessions.landed(instance.uuid)
         fast_guest.persist_by_uuid(self._host, instance.uuid)
-        self._sessions.keep(instance, functools.partial(
-            self._guest_xml_anew, context, instance, network_info,
-            block_device_info))
+        # As for a hard reboot.
+        self._sessions.keep(instance, lambda: self._get_guest_xml(
+            context, instance, network_info,
+            blockinfo.get_disk_info(
+                CONF.libvirt.virt_type, instance, instance.image_meta,
+                block_device_info),
+            instance.image_meta, block_device_info=block_device_info))
         # Neutron has activated the bindings by now.
         fast_guest.announce_by_uuid(self._host, instance.uuid)
         super().post_live_migration_at_destination(
             context, instance, network_info, block_migration,
             block_device_info)
-
-    def _guest_xml_anew(self, context, instance, network_info,
-                        block_device_info):
-        """As for a hard reboot."""
-        disk_info = blockinfo.get_disk_info(
-            CONF.libvirt.virt_type, instance, instance.image_meta,
-            block_device_info)
-        return self._get_guest_xml(
-            context, instance, network_info, disk_info, instance.image_meta,
-            block_device_info=block_device_info)
 
     def init_host(self, host):
         super().init_host(host)

@@ -139,8 +139,7 @@ def check_sinks(conf) -> Item:
 
 def check_files(conf) -> Item:
     """Only what the kernel lets the caller do can be told."""
-    paths = [conf.fastmig.calibration_path,
-             os.path.join(conf.fastmig.migrations_path, 'SERVER.json')]
+    paths = [conf.fastmig.calibration_path, conf.fastmig.migrations_path]
     for sink, path in (('journal', conf.fastmig.journal_path),
                        ('prometheus', conf.fastmig.prometheus_textfile)):
         if sink in conf.fastmig.sinks:

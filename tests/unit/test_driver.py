@@ -76,7 +76,14 @@ class TestContract(base.BaseTestCase):
          ['self', 'mstime']),
         (manager.ComputeManager._rollback_live_migration,
          ['self', 'context', 'instance', 'dest', 'migrate_data',
-          'migration_status']),
+          'migration_status', 'source_bdms']),
+        (manager.ComputeManager._post_live_migration_update_host,
+         ['self', 'ctxt', 'instance', 'dest', 'block_migration',
+          'migrate_data', 'source_bdms']),
+        (manager.ComputeManager._delete_allocation_after_move,
+         ['self', 'context', 'instance', 'migration']),
+        (manager.ComputeManager.update_available_resource,
+         ['self', 'context', 'startup']),
     )
     @ddt.unpack
     def test_helpers(self, function, parameters):

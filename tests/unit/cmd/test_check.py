@@ -205,6 +205,7 @@ class TestFiles(base.CommandTestCase):
         item = self.check('sinks = journal')
         self.assertEqual(
             (check.Status.OK, f'{self.state}/fastmig/calibration.json, '
+             f'{self.state}/fastmig/migrations, '
              f'{self.state}/fastmig/journal.jsonl'), (item.status, item.found))
 
     def test_one_that_is_in_no_directory(self):
