@@ -79,6 +79,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         # Nova has found out by now whether disks are shared.
         session.check_guest(self._host, instance, checked)
         self._sessions.check_pair(context, instance, checked)
+        self._sessions.prepare(context, instance, checked)
         return checked
 
     # At the source.

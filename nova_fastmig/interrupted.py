@@ -62,13 +62,16 @@ class Note:
     """What Nova's last steps need.
 
     :ivar request_id: of the request for the migration
+    :ivar destination: None as long as Nova prepares the migration
+    :ivar migrate_data: nova.objects.LibvirtLiveMigrateData; without the
+        migration as long as Nova prepares it
     :ivar source_bdms: nova.objects.BlockDeviceMappingList, as at the source
     """
 
     instance_uuid: str
     request_id: str
     source: str
-    destination: str
+    destination: str | None
     block_migration: bool
     migrate_data: nova_base.NovaObject
     source_bdms: nova_base.NovaObject | None
@@ -160,6 +163,28 @@ class Notes:
     def _path(self, uuid: str) -> pathlib.Path:
         return self._directory / f'{uuid}.json'
 
+    def prepare(self, context, instance, migrate_data) -> None:
+        """Keep a file while Nova prepares a migration.
+
+        It stays if none comes of it, and does no harm then.
+
+        :param migrate_data: what the checks at both ends have found
+        """
+        self._write(instance, Note(
+            instance.uuid, context.request_id, instance.host, None, False,
+            migrate_data, objects.BlockDeviceMappingList.get_by_instance_uuid(
+                context, instance.uuid)))
+
+    def _write(self, instance, note: Note) -> None:
+        try:
+            # Connections of volumes can hold secrets.
+            durable.replace(self._path(instance.uuid), note.to_bytes(),
+                            mode=0o600)
+        except OSError as error:
+            LOG.warning('The migration goes on without a note of it, so that '
+                        'nothing will end it if nova-compute dies: %s', error,
+                        instance=instance)
+
     @contextlib.contextmanager
     def noted(self, context, instance, destination: str, block_migration: bool,
               migrate_data, post_method):
@@ -173,13 +198,7 @@ class Notes:
                     destination, block_migration, migrate_data,
                     getattr(post_method, 'keywords', {}).get('source_bdms'))
         path = self._path(instance.uuid)
-        try:
-            # Connections of volumes can hold secrets.
-            durable.replace(path, note.to_bytes(), mode=0o600)
-        except OSError as error:
-            LOG.warning('The migration goes on without a note of it, so that '
-                        'nothing will end it if nova-compute dies: %s', error,
-                        instance=instance)
+        self._write(instance, note)
         try:
             yield
         except Exception:
@@ -223,21 +242,23 @@ class Notes:
                 'info_cache', 'metadata', 'system_metadata', 'flavor',
                 'numa_topology', 'pci_devices', 'pci_requests',
                 'migration_context', 'resources'])
-        migration = objects.Migration.get_by_id(
-            context, note.migrate_data.migration.id)
+        migration = self._migration(context, note)
+        if migration is None:
+            return
         note.migrate_data.migration = migration
+        destination = note.destination or migration.dest_compute
         if instance.host != manager.host:
             # The destination has been told, the rest is the source's.
             if migration.status not in _ENDED:
                 self._complete(manager, context, instance, migration)
-                tell(context, instance, note.destination, Place.AWAY)
+                tell(context, instance, destination, Place.AWAY)
             return
         if (instance.task_state != task_states.MIGRATING or
                 migration.status in _ENDED):
             return
         place = find(host, instance.uuid)
         LOG.warning('nova-compute has ended while this guest was migrated to '
-                    '%s: %s', note.destination, place.value,
+                    '%s: %s', destination, place.value,
                     instance=instance)
         if place is Place.AWAY:
             # Nova has not asked the host for its resources yet, and the last
@@ -245,21 +266,34 @@ class Notes:
             manager.update_available_resource(context, startup=True)
             try:
                 manager._post_live_migration_update_host(
-                    context, instance, note.destination, note.block_migration,
+                    context, instance, destination, note.block_migration,
                     note.migrate_data, note.source_bdms)
             except Exception:
                 # The one that has ended may have told the destination too.
                 instance.refresh()
-                if instance.host != note.destination:
+                if instance.host != destination:
                     raise
-                LOG.exception('Nova\'s last step at %s failed',
-                              note.destination, instance=instance)
+                LOG.exception("Nova's last step at %s failed", destination,
+                              instance=instance)
                 self._complete(manager, context, instance, migration)
         elif place is Place.HERE:
             manager._rollback_live_migration(
-                context, instance, note.destination, note.migrate_data,
-                migration_status='error', source_bdms=note.source_bdms)
-        tell(context, instance, note.destination, place)
+                context, instance, destination, note.migrate_data,
+                migration_status='error', source_bdms=note.source_bdms,
+                pre_live_migration=note.destination is None)
+        tell(context, instance, destination, place)
+
+    @staticmethod
+    def _migration(context, note: Note):
+        """:returns: nova.objects.Migration; None if there is none"""
+        if note.destination is not None:
+            return objects.Migration.get_by_id(
+                context, note.migrate_data.migration.id)
+        return next((
+            migration
+            for migration in objects.MigrationList.get_in_progress_by_instance(
+                context, note.instance_uuid, 'live-migration')
+            if migration.source_compute == note.source), None)
 
     @staticmethod
     def _complete(manager, context, instance, migration) -> None:

@@ -744,6 +744,11 @@ class Sessions:
         return (self._notes.noted(context, instance, *migration)
                 if _is_tagged(instance) else contextlib.nullcontext())
 
+    def prepare(self, context, instance, migrate_data) -> None:
+        """Before Nova prepares a migration: see ``interrupted``."""
+        if _is_tagged(instance):
+            self._notes.prepare(context, instance, migrate_data)
+
     def finish_interrupted(self, manager) -> None:
         """End what the last nova-compute of this host has left.
 

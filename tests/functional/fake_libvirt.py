@@ -111,6 +111,9 @@ class Domain(fakelibvirt.Domain):
                 None, 'x86_64', None, 'kvm', 0)).findtext('./path'))
         return etree.tostring(tree, encoding='unicode')
 
+    def connect(self):
+        return self._connection
+
     def plug_in(self, xml):
         """A device of the host, which does not move with the guest."""
         self._passthrough.append(xml)

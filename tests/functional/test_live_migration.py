@@ -430,6 +430,18 @@ class TestInterrupted(base.TwoHosts):
         self.assertEqual('failed', self.wait_for_verdict(server)['outcome'])
         self.assertEqual([], os.listdir(CONF.fastmig.migrations_path))
 
+    def test_it_was_being_prepared(self):
+        server = self.boot_tagged()
+        with mock.patch.object(
+                manager.ComputeManager, '_do_pre_live_migration_from_source',
+                side_effect=greenlet.GreenletExit) as prepares:
+            self._live_migrate(server, 'preparing', 'MIGRATING')
+            self._wait_for_assert(lambda: self.assertTrue(prepares.called))
+        self.restart_compute_service('src')
+        self._wait_for_migration_status(server, ['error'])
+        self.assert_stayed(server)
+        self.assert_allocated(server, 'src')
+
     def test_an_untagged_one_is_novas(self):
         server = self.boot()
         with mock.patch.object(session.interrupted.Notes, 'noted') as noted:

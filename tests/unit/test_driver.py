@@ -76,7 +76,7 @@ class TestContract(base.BaseTestCase):
          ['self', 'mstime']),
         (manager.ComputeManager._rollback_live_migration,
          ['self', 'context', 'instance', 'dest', 'migrate_data',
-          'migration_status', 'source_bdms']),
+          'migration_status', 'source_bdms', 'pre_live_migration']),
         (manager.ComputeManager._post_live_migration_update_host,
          ['self', 'ctxt', 'instance', 'dest', 'block_migration',
           'migrate_data', 'source_bdms']),

@@ -149,6 +149,24 @@ class TestNotes(base.BaseTestCase):
         with contextlib.suppress(greenlet.GreenletExit), self.noted(**changes):
             raise greenlet.GreenletExit
 
+    def test_while_nova_prepares(self):
+        with mock.patch.object(
+                objects.BlockDeviceMappingList, 'get_by_instance_uuid',
+                return_value=objects.BlockDeviceMappingList(objects=[])):
+            self.notes.prepare(
+                types.SimpleNamespace(request_id='req-1'),
+                mock.Mock(uuid=UUID, host='compute1'),
+                objects.LibvirtLiveMigrateData(is_shared_block_storage=True))
+        note, _ = interrupted.Note.from_bytes(self.path.read_bytes())
+        self.assertIsNone(note.destination)
+        # No migration has come of it.
+        with mock.patch.object(
+                objects.MigrationList, 'get_in_progress_by_instance',
+                return_value=[]):
+            self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.assertFalse(self.path.exists())
+        self.assertEqual([], self.manager.mock_calls)
+
     def test_only_while_it_runs(self):
         with self.noted():
             self.assertTrue(self.path.exists())
