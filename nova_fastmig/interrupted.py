@@ -26,10 +26,10 @@ import pathlib
 import time
 
 import libvirt
+from nova.compute import task_states
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import task_states
 from nova.objects import base as nova_base
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
