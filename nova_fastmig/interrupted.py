@@ -281,6 +281,14 @@ class Notes:
                 context, instance, destination, note.migrate_data,
                 migration_status='error', source_bdms=note.source_bdms,
                 pre_live_migration=note.destination is None)
+            if note.destination is None and not (
+                    manager._live_migration_cleanup_flags(
+                        note.migrate_data)[0]):
+                # Nova leaves what the destination has plugged if storage is
+                # shared, and does not get an event for it the next time.
+                manager.compute_rpcapi.rollback_live_migration_at_destination(
+                    context, instance, destination, destroy_disks=False,
+                    migrate_data=note.migrate_data)
         tell(context, instance, destination, place)
 
     @staticmethod

@@ -437,8 +437,15 @@ class TestInterrupted(base.TwoHosts):
                 side_effect=greenlet.GreenletExit) as prepares:
             self._live_migrate(server, 'preparing', 'MIGRATING')
             self._wait_for_assert(lambda: self.assertTrue(prepares.called))
-        self.restart_compute_service('src')
-        self._wait_for_migration_status(server, ['error'])
+        with mock.patch.object(
+                manager.ComputeManager, '_live_migration_cleanup_flags',
+                return_value=(False, False)), mock.patch.object(
+                driver.FastMigDriver, 'rollback_live_migration_at_destination'
+                ) as rollback:
+            self.restart_compute_service('src')
+            self._wait_for_migration_status(server, ['error'])
+            # whatever storage is shared: it may have plugged ports
+            self._wait_for_assert(rollback.assert_called_once)
         self.assert_stayed(server)
         self.assert_allocated(server, 'src')
 

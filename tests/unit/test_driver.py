@@ -16,6 +16,7 @@ from unittest import mock
 import ddt
 from nova.compute import manager
 from nova.compute import provider_tree
+from nova.compute import rpcapi
 from nova import conf as nova_conf  # noqa: F401  registers [libvirt]
 from nova.tests import fixtures as nova_fixtures
 from nova.virt import event
@@ -82,6 +83,11 @@ class TestContract(base.BaseTestCase):
           'migrate_data', 'source_bdms']),
         (manager.ComputeManager._delete_allocation_after_move,
          ['self', 'context', 'instance', 'migration']),
+        (manager.ComputeManager._live_migration_cleanup_flags,
+         ['self', 'migrate_data']),
+        (rpcapi.ComputeAPI.rollback_live_migration_at_destination,
+         ['self', 'ctxt', 'instance', 'host', 'destroy_disks',
+          'migrate_data']),
         (manager.ComputeManager.update_available_resource,
          ['self', 'context', 'startup']),
     )
