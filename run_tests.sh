@@ -179,7 +179,8 @@ make_environment() {
     if [[ -x $uv ]] &&
         "$uv" venv --quiet --clear --python "$(command -v "$python")" \
             "$place" &&
-        "$uv" pip install --quiet --python "$place/bin/python" "$@"; then
+        "$uv" pip install --quiet --compile-bytecode \
+            --python "$place/bin/python" "$@"; then
         return
     fi
     "$python" -m venv --clear "$place"

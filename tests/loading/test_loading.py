@@ -126,8 +126,9 @@ def make_environment(place: pathlib.Path, nova: str,
     """
     def install(*requirements, **kwargs):
         run(sys.executable, '-m', 'uv', 'pip', 'install', '--quiet',
-            '--python', place / 'bin' / 'python', '--constraint', CONSTRAINTS,
-            *requirements, **kwargs)
+            # Several commands of Nova's are started.
+            '--compile-bytecode', '--python', place / 'bin' / 'python',
+            '--constraint', CONSTRAINTS, *requirements, **kwargs)
 
     run(sys.executable, '-m', 'uv', 'venv', '--python', sys.executable, place)
     if nova == 'wheel':
