@@ -157,11 +157,17 @@ class TestStack(TestCase):
         }, conf['libvirt'])
         self.assertEqual({
             'emulator': str(self.prefix / EMULATOR),
+            # or the migration of every server with a local disk is refused
+            'permitted_obstacles': 'block-migration',
             'sinks': 'log,instance_action',
         }, conf['fastmig'])
         # what was there stays
         self.assertEqual('True', conf['DEFAULT']['debug'])
         self.assertEqual('mysql', conf['database']['connection'])
+
+    def test_shared_storage(self):
+        self.stack(FASTMIG_PERMITTED_OBSTACLES='none')
+        self.assertEqual('', self.conf()['fastmig']['permitted_obstacles'])
 
     def test_nova_compute_gets_it(self):
         self.stack()
@@ -501,6 +507,8 @@ class TestValues(TestCase):
          '2001:db8::11'),
         ('FASTMIG_POST_COPY', 'maybe', 'True, False'),
         ('FASTMIG_SINKS', 'log instance_action', 'names separated by commas'),
+        ('FASTMIG_PERMITTED_OBSTACLES', 'none,passthrough',
+         'block-migration, passthrough, both separated by a comma, or none'),
         ('FASTMIG_CA_DIR', 'ca', 'an absolute directory'),
         ('FASTMIG_FLAVOR_NAME', 'a b', 'letters, digits'),
         ('FASTMIG_FLAVOR_RAM', '1G', 'a whole number from 1 to'),
