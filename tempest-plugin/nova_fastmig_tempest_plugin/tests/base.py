@@ -88,7 +88,7 @@ class MigrationTest(FastmigTest):
     @classmethod
     def setup_credentials(cls):
         cls.set_network_resources(
-            network=True, subnet=True, router=True, dhcp=True)
+            network=True, subnet=True, router=False, dhcp=True)
         super().setup_credentials()
 
     def create_server(self, flavor_id):
