@@ -604,6 +604,18 @@ class TestHost(TestCase):
         self.assertIn('nova-api takes the unknown extra spec', self.errors)
         self.assertIn('flavor unset --property fastmig:no_such_key', log)
 
+    def test_cli_server(self):
+        """It would have nova-api check nothing."""
+        client = self.place / 'stack/devstack/files/openstack-cli-server'
+        client.mkdir(parents=True)
+        (client / 'openstack').write_text(
+            '#!/bin/sh\necho "cli-server $*" >>"$STANDIN_PLACE/log"\n')
+        (client / 'openstack').chmod(0o755)
+        log = self.stack(services=f'{ALL_IN_ONE},openstack-cli-server')
+        self.assertNotIn('cli-server', log)
+        self.assertIn('fastmig:no_such_key', log)
+        self.assertIn('fastmig:enabled=true', self.flavor())
+
     def test_host_is_not_ready(self):
         log = self.stack(status=1, environment={'STANDIN_CHECK': '1'})
         self.assertIn('this host is not ready', self.errors)
