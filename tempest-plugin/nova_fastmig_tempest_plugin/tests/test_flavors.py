@@ -20,6 +20,11 @@ from nova_fastmig_tempest_plugin.tests import base
 
 class TestFlavors(base.FastmigTest):
 
+    @classmethod
+    def setup_credentials(cls):
+        cls.set_network_resources()
+        super().setup_credentials()
+
     @decorators.idempotent_id('0f4f6b1e-5f39-4a3e-8a35-5dd4f1e7c4f1')
     def test_valid_tags(self):
         flavor_id = self.create_flavor(
