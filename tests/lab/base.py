@@ -80,6 +80,20 @@ def wait_until(what: str, condition, timeout_s: float = 60,
         time.sleep(interval_s)
 
 
+def connect():
+    """:returns: openstack.connection.Connection of the lab's cloud"""
+    return openstack.connect(
+        auth_url=f'http://{CONTROLLER_IP}:5000/v3', username='admin',
+        password='secret', project_name='admin',
+        user_domain_id='default', project_domain_id='default',
+        region_name='RegionOne',
+        # the catalog has names that only the hosts can resolve
+        compute_endpoint_override=f'http://{CONTROLLER_IP}:8774/v2.1',
+        image_endpoint_override=f'http://{CONTROLLER_IP}:9292',
+        network_endpoint_override=f'http://{CONTROLLER_IP}:9696',
+        placement_endpoint_override=f'http://{CONTROLLER_IP}:8778')
+
+
 class LabTest(base.BaseTestCase):
     """A test with its own servers and flavors."""
 
@@ -96,16 +110,7 @@ class LabTest(base.BaseTestCase):
         if not (chosen.exists() and
                 chosen.read_text().strip() == cls.driver):
             lab('use-driver', cls.driver)
-        cls.cloud = openstack.connect(
-            auth_url=f'http://{CONTROLLER_IP}:5000/v3', username='admin',
-            password='secret', project_name='admin',
-            user_domain_id='default', project_domain_id='default',
-            region_name='RegionOne',
-            # the catalog has names that only the hosts can resolve
-            compute_endpoint_override=f'http://{CONTROLLER_IP}:8774/v2.1',
-            image_endpoint_override=f'http://{CONTROLLER_IP}:9292',
-            network_endpoint_override=f'http://{CONTROLLER_IP}:9696',
-            placement_endpoint_override=f'http://{CONTROLLER_IP}:8778')
+        cls.cloud = connect()
         cls.compute = cls.cloud.compute
         cls.compute.default_microversion = '2.96'
 

@@ -60,8 +60,15 @@ def use_ports(kind: str) -> None:
             sed -i "s/^firewall_driver = .*/firewall_driver = {PORTS[kind]}/" \
                 {AGENT_FILE}
             systemctl restart neutron-openvswitch-agent''')
-    # Neutron learns of it with the agent's next report
-    time.sleep(6)
+    # Neutron learns of it with the agent's next report, and binds no port for
+    # an agent that it has not heard of for a while.
+    cloud = base.connect()
+    base.wait_until(
+        f'both agents plug a {kind}', lambda: all(
+            agent.is_alive and agent.configuration['ovs_hybrid_plug'] == (
+                kind == 'bridge')
+            for agent in cloud.network.agents(
+                binary='neutron-openvswitch-agent')), interval_s=1)
 
 
 def use_driver(name: str, waits: bool) -> None:
