@@ -15,6 +15,7 @@
 import contextlib
 import functools
 
+from nova import exception as nova_exception
 from nova.virt import event as nova_event
 from nova.virt.libvirt import blockinfo
 from nova.virt.libvirt import driver as nova_driver
@@ -186,18 +187,24 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                                            block_device_info=None):
         self._sessions.landed(instance.uuid)
         fast_guest.persist_by_uuid(self._host, instance.uuid)
-        # As for a hard reboot.
-        self._sessions.keep(instance, lambda: self._get_guest_xml(
-            context, instance, network_info,
-            blockinfo.get_disk_info(
-                CONF.libvirt.virt_type, instance, instance.image_meta,
-                block_device_info),
-            instance.image_meta, block_device_info=block_device_info))
         # Neutron has activated the bindings by now.
         fast_guest.announce_by_uuid(self._host, instance.uuid)
-        super().post_live_migration_at_destination(
-            context, instance, network_info, block_migration,
-            block_device_info)
+        finish = functools.partial(
+            super().post_live_migration_at_destination, context, instance,
+            network_info, block_migration, block_device_info)
+        try:
+            finish()
+        except nova_exception.InstanceNotFound:
+            # As for a hard reboot.
+            if not self._sessions.keep(instance, lambda: self._get_guest_xml(
+                    context, instance, network_info,
+                    blockinfo.get_disk_info(
+                        CONF.libvirt.virt_type, instance, instance.image_meta,
+                        block_device_info),
+                    instance.image_meta,
+                    block_device_info=block_device_info)):
+                raise
+            finish()
 
     def init_host(self, host):
         super().init_host(host)

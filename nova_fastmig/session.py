@@ -583,19 +583,22 @@ class Sessions:
                                    CONF.fastmig.port_wiring_timeout_s)
         return checked
 
-    def keep(self, instance, make_xml: ty.Callable[[], str]) -> None:
+    def keep(self, instance, make_xml: ty.Callable[[], str]) -> bool:
         """Define a tagged guest whose QEMU has ended since it came here.
 
         A guest that nobody could make persistent before is gone with its
         QEMU. Nova's own guests are shut off then, and can be started again.
 
         :param make_xml: of the domain, anew
+        :returns: whether it was one
         :raises: libvirt.libvirtError
         """
-        if _is_tagged(instance) and not self._host_has(instance):
-            LOG.error('The QEMU of this guest has ended since it moved here',
-                      instance=instance)
-            self._host.write_instance_config(make_xml())
+        if not _is_tagged(instance):
+            return False
+        LOG.error('The QEMU of this guest has ended since it moved here',
+                  instance=instance)
+        self._host.write_instance_config(make_xml())
+        return True
 
     def left_over(self):
         """Ports of guests that should be here by now, and are not.
