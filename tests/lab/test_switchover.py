@@ -175,8 +175,7 @@ class ReservationTest(ConfiguredTest):
             hosts.wire('mig', 'compute2', up=True)
             self.assert_ends('completed')
             another.migrate()
-            base.wait_until('another migration ends well', lambda: (
-                another.migration().status == 'completed'), timeout_s=120)
+            another.assert_ends('completed')
 
     def _details(self, guest) -> str:
         """Of the newest live migration's events."""
