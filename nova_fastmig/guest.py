@@ -148,6 +148,12 @@ def _params(plan: model.Plan) -> dict:
     return params
 
 
+def is_no_domain(error: Exception) -> bool:
+    """Whether libvirt says that it does not know the guest."""
+    return (isinstance(error, libvirt.libvirtError) and
+            error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+
+
 class FastGuest(nova_guest.Guest):
     """A Guest that migrates by its Plan.
 
@@ -250,8 +256,7 @@ class FastGuest(nova_guest.Guest):
                     _params(self._plan))
             except (libvirt.libvirtError,
                     nova_exception.NovaException) as error:
-                if (isinstance(error, libvirt.libvirtError) and
-                        error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN):
+                if is_no_domain(error):
                     return False
                 if time.monotonic() > deadline_s:
                     LOG.error('libvirt cannot be asked about %s: %s',

@@ -35,6 +35,7 @@ from oslo_log import log as logging
 from oslo_serialization import jsonutils
 
 from nova_fastmig import durable
+from nova_fastmig import guest
 
 LOG = logging.getLogger(__name__)
 
@@ -126,11 +127,10 @@ def find(host, uuid: str) -> Place:
                 'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
                     libvirt.VIR_DOMAIN_JOB_NONE)
             if state == libvirt.VIR_DOMAIN_SHUTOFF:
-                return (Place.AWAY
-                        if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED
-                        else Place.HERE
-                        if reason != libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
-                        else Place.UNKNOWN)
+                return {
+                    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: Place.AWAY,
+                    libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: Place.UNKNOWN,
+                }.get(reason, Place.HERE)
             if not is_busy and (
                     state == libvirt.VIR_DOMAIN_RUNNING or
                     reason == libvirt.VIR_DOMAIN_PAUSED_USER):
@@ -139,12 +139,10 @@ def find(host, uuid: str) -> Place:
                     state == libvirt.VIR_DOMAIN_RUNNING or
                     time.monotonic() > began_s + _SWITCHOVER_S):
                 domain.abortJob()
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+        except (libvirt.libvirtError,
+                nova_exception.HypervisorUnavailable) as error:
+            if guest.is_no_domain(error):
                 return Place.AWAY
-            LOG.warning('Asking libvirt about the migration of %s: %s', uuid,
-                        error)
-        except nova_exception.HypervisorUnavailable as error:
             LOG.warning('Asking libvirt about the migration of %s: %s', uuid,
                         error)
         time.sleep(_POLL_S)

@@ -307,7 +307,7 @@ class TestPersistence(base.TwoHosts):
             server['id'], event.EVENT_LIFECYCLE_RESUMED))
         self.assertTrue(self.domain('dest', server).isPersistent())
 
-    def lose(self, server: dict) -> None:
+    def move_and_lose(self, server: dict) -> None:
         """Have its QEMU end before anybody has defined it, if it can."""
         landed = session.Sessions.landed
 
@@ -317,13 +317,13 @@ class TestPersistence(base.TwoHosts):
 
         self.useFixture(fixtures.MockPatchObject(
             session.Sessions, 'landed', end))
-
-    def test_one_that_has_ended_is_shut_off(self):
-        server = self.boot_tagged()
-        self.lose(server)
         self._live_migrate(server, 'completed')
         self.assertTrue(self.domain('dest', server).isPersistent())
         self.assertFalse(self.domain('dest', server).isActive())
+
+    def test_one_that_has_ended_is_shut_off(self):
+        server = self.boot_tagged()
+        self.move_and_lose(server)
         # Nova holds the event of its end back for a while.
         self.computes['dest'].driver.emit_event(event.LifecycleEvent(
             server['id'], event.EVENT_LIFECYCLE_STOPPED))
@@ -336,10 +336,7 @@ class TestPersistence(base.TwoHosts):
 
     def test_an_untagged_one_that_has_ended_is_novas(self):
         server = self.boot()
-        self.lose(server)
-        self._live_migrate(server, 'completed')
-        self.assertTrue(self.domain('dest', server).isPersistent())
-        self.assertFalse(self.domain('dest', server).isActive())
+        self.move_and_lose(server)
 
     def test_an_incoming_migration_is_let_be(self):
         server = self.arrive()

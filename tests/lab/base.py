@@ -240,7 +240,9 @@ class LabTest(base.BaseTestCase):
     def assert_ends(self, status: str) -> None:
         """Wait for the newest migration; what it ended as, and why."""
         migration = self.finished_migration()
-        self.assertEqual(status, migration.status, self.verdict())
+        if migration.status != status:
+            self.fail(f'{migration.status} instead of {status}: '
+                      f'{self.verdict()}')
 
     def assert_on(self, host: str) -> None:
         """Running, defined and known to Nova on this host and nowhere else."""
