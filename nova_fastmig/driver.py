@@ -88,6 +88,9 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def live_migration(self, context, instance, dest, post_method,
                        recover_method, block_migration=False,
                        migrate_data=None):
+        _, recover = self._sessions.last_steps(
+            self._manager, post_method, recover_method, context, instance,
+            dest, block_migration, migrate_data)
         with self._sessions.noted(context, instance, dest, block_migration,
                                   migrate_data, post_method):
             self._sessions.run(
@@ -96,9 +99,7 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                     super().live_migration, context, instance, dest,
                     post_method, recover_method, block_migration,
                     migrate_data),
-                functools.partial(
-                    recover_method, context, instance, dest, migrate_data),
-                migrate_data)
+                recover, migrate_data)
 
     def _live_migration_operation(self, context, instance, dest,
                                   block_migration, migrate_data, guest,
@@ -128,10 +129,9 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             fast.follow(
                 guest._domain, self.active_migrations, migrate_data.migration,
                 not self._get_vpmems(instance), give_up_s,
-                functools.partial(post_method, context, instance, dest,
-                                  block_migration, migrate_data),
-                functools.partial(recover_method, context, instance, dest,
-                                  migrate_data))
+                *self._sessions.last_steps(
+                    self._manager, post_method, recover_method, context,
+                    instance, dest, block_migration, migrate_data))
         finally:
             self._clear_empty_migration(instance)
 
@@ -209,10 +209,13 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def init_host(self, host):
         super().init_host(host)
         fast_guest.persist_all(self._host)
-        # Nova's own manager; a fake one in tests has none.
-        manager = getattr(self.virtapi, '_compute', None)
-        if manager is not None:
-            self._sessions.finish_interrupted(manager)
+        if self._manager is not None:
+            self._sessions.finish_interrupted(self._manager)
+
+    @property
+    def _manager(self):
+        """nova.compute.manager.ComputeManager; None in tests of Nova's"""
+        return getattr(self.virtapi, '_compute', None)
 
     def get_available_resource(self, nodename):
         fast_guest.persist_all(self._host)

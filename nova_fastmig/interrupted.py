@@ -10,13 +10,17 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Migrations that outlive the source's nova-compute.
+"""Migrations that outlive the source's nova-compute, or what Nova needs.
 
-libvirt goes on without it. Nova's own start then gives each such migration up:
-a guest that has moved meanwhile runs at the destination and is at the source
-for Nova, and its allocations are wrong wherever it is. So what Nova's last
-steps need is in a file while a migration runs, and the next start of
-nova-compute takes these steps, before Nova looks at its instances.
+libvirt goes on without nova-compute. Nova's own start then gives each such
+migration up: a guest that has moved meanwhile runs at the destination and is
+at the source for Nova, and its allocations are wrong wherever it is. So what
+Nova's last steps need is in a file while a migration runs, and the next start
+of nova-compute takes these steps, before Nova looks at its instances.
+
+libvirt goes on without message bus, conductor, Neutron and Placement, too.
+Nova takes its last steps once and sets the server to ERROR if one fails. Here
+they are taken again until what they need can be reached.
 """
 
 import contextlib
@@ -25,13 +29,16 @@ import enum
 import pathlib
 import time
 
+from keystoneauth1 import exceptions as keystone_exceptions
 import libvirt
+from neutronclient.common import exceptions as neutron_exceptions
 from nova.compute import task_states
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.objects import base as nova_base
 from oslo_log import log as logging
+import oslo_messaging
 from oslo_serialization import jsonutils
 
 from nova_fastmig import durable
@@ -47,7 +54,26 @@ _SWITCHOVER_S = 10
 _END_S = 60
 _POLL_S = 0.2
 
+# Between two attempts to take Nova's last steps.
+_AGAIN_S = 10
+
+# What says that somebody cannot be reached now.
+_UNREACHABLE = (
+    oslo_messaging.MessagingTimeout, oslo_messaging.MessageDeliveryFailure,
+    keystone_exceptions.ConnectionError, neutron_exceptions.ConnectionFailed,
+    nova_exception.PlacementAPIConnectFailure)
+# And somebody else said so.
+_UNREACHABLE_THERE = frozenset(
+    (*(error.__name__ for error in _UNREACHABLE), 'DBConnectionError'))
+
 _ENDED = frozenset(('completed', 'failed', 'error', 'cancelled'))
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether what failed may succeed when the control plane is back."""
+    return isinstance(error, _UNREACHABLE) or (
+        isinstance(error, oslo_messaging.RemoteError) and
+        error.exc_type in _UNREACHABLE_THERE)
 
 
 class Place(enum.Enum):
@@ -56,6 +82,11 @@ class Place(enum.Enum):
     HERE = 'it has stayed'
     AWAY = 'it has moved'
     UNKNOWN = 'libvirt does not say where it is'
+
+
+def _context(request_id: str) -> nova_context.RequestContext:
+    return nova_context.RequestContext(is_admin=True, request_id=request_id,
+                                       overwrite=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +128,7 @@ class Note:
             found = jsonutils.loads(content)
             if found.pop('version') != _VERSION:
                 raise ValueError('it is of another version')
-            context = nova_context.RequestContext(
-                is_admin=True, request_id=found['request_id'],
-                overwrite=False)
+            context = _context(found['request_id'])
             for name in ('migrate_data', 'source_bdms'):
                 found[name] = found[name] and (
                     nova_base.NovaObject.obj_from_primitive(
@@ -157,6 +186,7 @@ class Notes:
 
     def __init__(self, directory: str):
         self._directory = pathlib.Path(directory)
+        self._running: dict[str, Note] = {}
 
     def _path(self, uuid: str) -> pathlib.Path:
         return self._directory / f'{uuid}.json'
@@ -197,12 +227,75 @@ class Notes:
                     getattr(post_method, 'keywords', {}).get('source_bdms'))
         path = self._path(instance.uuid)
         self._write(instance, note)
+        self._running[instance.uuid] = note
         try:
             yield
         except Exception:
             self._forget(path)
             raise
+        finally:
+            del self._running[instance.uuid]
         self._forget(path)
+
+    def take(self, manager, instance, place: Place, step,
+             status: str = 'error') -> None:
+        """Take Nova's last step, and again for as long as it has to wait.
+
+        To be called within ``noted``.
+
+        :param manager: nova.compute.manager.ComputeManager
+        :param place: where the guest is
+        :param step: without arguments; called once
+        :param status: of the migration, for a guest that has stayed
+        """
+        try:
+            step()
+            return
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            reason = error
+        note = self._running[instance.uuid]
+        context = _context(note.request_id)
+        while True:
+            LOG.warning("Nova's last step of the live migration to %s waits "
+                        'for what cannot be reached now: %s',
+                        note.destination, reason, instance=instance)
+            time.sleep(_AGAIN_S)
+            try:
+                self._take_again(manager, context, note, place, status)
+            except Exception as error:
+                if not is_unreachable(error):
+                    raise
+                reason = error
+            else:
+                LOG.info("Nova's last step of the live migration to %s was "
+                         'taken', note.destination, instance=instance)
+                return
+
+    def _take_again(self, manager, context, note: Note, place: Place,
+                    status: str) -> None:
+        instance, migration = self._read(context, note)
+        if migration.status == 'completed':
+            return
+        if instance.host == note.destination:
+            # The destination has been told and its answer was lost; or it was
+            # not, and Nova has at least said where the guest is.
+            instance.host = manager.host
+            instance.task_state = task_states.MIGRATING
+            try:
+                instance.save(expected_task_state=[None])
+            except nova_exception.UnexpectedTaskStateError:
+                # Its owner goes on with it there.
+                self._complete(manager, context, instance, migration)
+                return
+        elif instance.task_state != task_states.MIGRATING:
+            # All that was left of the roll-back.
+            migration.status = status
+            migration.save()
+            return
+        self._end(manager, context, instance, migration, note, place, status,
+                  again=True)
 
     def _forget(self, path: pathlib.Path) -> None:
         try:
@@ -235,15 +328,9 @@ class Notes:
             self._forget(path)
 
     def _finish(self, host, manager, context, note: Note, tell) -> None:
-        instance = objects.Instance.get_by_uuid(
-            context, note.instance_uuid, expected_attrs=[
-                'info_cache', 'metadata', 'system_metadata', 'flavor',
-                'numa_topology', 'pci_devices', 'pci_requests',
-                'migration_context', 'resources'])
-        migration = self._migration(context, note)
+        instance, migration = self._read(context, note)
         if migration is None:
             return
-        note.migrate_data.migration = migration
         destination = note.destination or migration.dest_compute
         if instance.host != manager.host:
             # The destination has been told, the rest is the source's.
@@ -262,14 +349,39 @@ class Notes:
             # Nova has not asked the host for its resources yet, and the last
             # steps change its account of them.
             manager.update_available_resource(context, startup=True)
+        self._end(manager, context, instance, migration, note, place, 'error',
+                  again=False)
+        tell(context, instance, destination, place)
+
+    def _read(self, context, note: Note):
+        """:returns: nova.objects.Instance, nova.objects.Migration or None"""
+        instance = objects.Instance.get_by_uuid(
+            context, note.instance_uuid, expected_attrs=[
+                'info_cache', 'metadata', 'system_metadata', 'flavor',
+                'numa_topology', 'pci_devices', 'pci_requests',
+                'migration_context', 'resources'])
+        return instance, self._migration(context, note)
+
+    def _end(self, manager, context, instance, migration, note: Note,
+             place: Place, status: str, again: bool) -> None:
+        """Take Nova's last steps for a guest that is at the source for Nova.
+
+        :param place: where it is
+        :param status: of the migration, for a guest that has stayed
+        :param again: they will be taken again if somebody cannot be reached
+        """
+        note.migrate_data.migration = migration
+        destination = note.destination or migration.dest_compute
+        if place is Place.AWAY:
             try:
                 manager._post_live_migration_update_host(
                     context, instance, destination, note.block_migration,
                     note.migrate_data, note.source_bdms)
-            except Exception:
-                # The one that has ended may have told the destination too.
+            except Exception as error:
+                # Somebody may have told the destination before.
                 instance.refresh()
-                if instance.host != destination:
+                if instance.host != destination or (
+                        again and is_unreachable(error)):
                     raise
                 LOG.exception("Nova's last step at %s failed", destination,
                               instance=instance)
@@ -277,7 +389,7 @@ class Notes:
         elif place is Place.HERE:
             manager._rollback_live_migration(
                 context, instance, destination, note.migrate_data,
-                migration_status='error', source_bdms=note.source_bdms,
+                migration_status=status, source_bdms=note.source_bdms,
                 pre_live_migration=note.destination is None)
             if note.destination is None and not (
                     manager._live_migration_cleanup_flags(
@@ -287,7 +399,6 @@ class Notes:
                 manager.compute_rpcapi.rollback_live_migration_at_destination(
                     context, instance, destination, destroy_disks=False,
                     migrate_data=note.migrate_data)
-        tell(context, instance, destination, place)
 
     @staticmethod
     def _migration(context, note: Note):

@@ -14,6 +14,7 @@
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import time
@@ -21,7 +22,6 @@ import typing as ty
 
 import libvirt
 from nova import exception as nova_exception
-from nova.virt.libvirt import guest as nova_guest
 from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
 from oslo_log import log as logging
@@ -40,6 +40,7 @@ from nova_fastmig import model
 from nova_fastmig import plan
 from nova_fastmig import policy
 from nova_fastmig import ports
+from nova_fastmig import progress
 from nova_fastmig import report
 from nova_fastmig import request
 from nova_fastmig import reservation
@@ -255,7 +256,6 @@ class Session:
         self._before_ms: int | None = None
         self._waited_ms = waited_ms
         self._after_ms: int | None = None
-        self._stats_saved_s = time.monotonic()
         self._completed = model.Completed(
             model.Outcome.FAILED, 'the migration was not followed to its end',
             None, None)
@@ -307,12 +307,17 @@ class Session:
         watching = watch.Watch(guest, self._mailbox, self._plan.total_limit_ms,
                                CONF.fastmig.poll_interval_ms / 1000,
                                is_patched=self._plan.source.patched_qemu)
+        shown = progress.Progress(
+            self._instance, migration,
+            # An option since Nova 34, with the interval of the older ones as
+            # its default.
+            getattr(CONF.libvirt, 'live_migration_monitor_interval', 5))
 
-        def look(elapsed_ms, stats) -> float | None:
+        def judge(elapsed_ms, stats) -> float | None:
             nova_migration.run_tasks(
                 guest, self._instance, tasks, on_failure, migration,
                 self._post_copy_possible)
-            self._save_stats(migration, stats)
+            shown.show(stats)
             self._samples = policy.remember(self._samples,
                                             policy.to_sample(stats))
             paused = not paused_before and (
@@ -328,6 +333,15 @@ class Session:
                 samples=self._samples, paused_ms=paused_ms))
             return (self._plan.switchover_limit_ms - paused_ms
                     if self._paused_since_s is not None else None)
+
+        def look(elapsed_ms, stats) -> float | None:
+            try:
+                return judge(elapsed_ms, stats)
+            except Exception:
+                # The guest goes on moving, and nobody would finish that.
+                LOG.exception('Live migration: this look at it has failed',
+                              instance=self._instance)
+                return None
 
         with watch.Events(self._host.get_connection(),
                           self._instance.uuid, self._mailbox) as events:
@@ -390,24 +404,6 @@ class Session:
                 self._post_copy_possible = (
                     migration.status == _POST_COPY_STATUS)
         self._decisions.append(decision)
-
-    def _save_stats(self, migration, stats: dict) -> None:
-        """Let the API show the progress of a long migration."""
-        now_s = time.monotonic()
-        # An option since Nova 34, with the interval of the older ones as its
-        # default.
-        interval_s = getattr(CONF.libvirt, 'live_migration_monitor_interval',
-                             5)
-        if not stats or now_s - self._stats_saved_s < interval_s:
-            return
-        self._stats_saved_s = now_s
-        info = nova_guest.JobInfo(**stats)
-        remaining_percent = 100
-        if info.memory_total:
-            remaining_percent = round(
-                info.memory_remaining * 100 / info.memory_total)
-        nova_migration.save_stats(self._instance, migration, info,
-                                  remaining_percent)
 
     def _outcome(self, guest,
                  ended: watch.Ended) -> tuple[model.Outcome, str]:
@@ -746,6 +742,28 @@ class Sessions:
         """Around a migration: see ``interrupted``."""
         return (self._notes.noted(context, instance, *migration)
                 if _is_tagged(instance) else contextlib.nullcontext())
+
+    def last_steps(self, manager, post_method, recover_method, context,
+                   instance, destination: str, block_migration: bool,
+                   migrate_data):
+        """Nova's last steps of a migration, which wait for what they need.
+
+        :param manager: nova.compute.manager.ComputeManager
+        :returns: post, to be called without arguments, and recover, to be
+            called with a migration status
+        """
+        def post() -> None:
+            self._notes.take(
+                manager, instance, interrupted.Place.AWAY, functools.partial(
+                    post_method, context, instance, destination,
+                    block_migration, migrate_data))
+
+        def recover(status: str) -> None:
+            self._notes.take(
+                manager, instance, interrupted.Place.HERE, functools.partial(
+                    recover_method, context, instance, destination,
+                    migrate_data, status), status)
+        return post, recover
 
     def prepare(self, context, instance, migrate_data) -> None:
         """Before Nova prepares a migration: see ``interrupted``."""

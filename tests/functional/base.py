@@ -139,3 +139,11 @@ class TwoHosts(nova_base.ServersTestBase):
         self.assertTrue(here.isPersistent())
         self.assertEqual(fake_libvirt.QEMU_DEFAULT_DOWNTIME_MS,
                          here.downtime_limit_ms)
+
+    def assert_allocated(self, server: dict, host: str) -> None:
+        """The server has something on this host only, a migration nothing."""
+        self.assertEqual(
+            {self.compute_rp_uuids[host]},
+            set(self._get_allocations_by_server_uuid(server['id'])))
+        self.assertEqual({}, self._get_allocations_by_server_uuid(
+            self.migration(server)['uuid']))

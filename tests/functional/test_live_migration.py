@@ -10,21 +10,28 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import functools
 import os
 import threading
 import time
 from unittest import mock
 
+import ddt
 import fixtures
 import greenlet
 from nova.compute import manager
+from nova.compute import rpcapi
 from nova import context
 from nova import objects
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.virt import event
+from nova.virt.libvirt import migration as nova_migration
 from oslo_config import cfg
+import oslo_messaging
 
 from nova_fastmig import driver
+from nova_fastmig import interrupted
+from nova_fastmig import progress
 from nova_fastmig import session
 from tests.functional import base
 from tests.functional import fake_libvirt
@@ -378,13 +385,6 @@ class TestInterrupted(base.TwoHosts):
         return (self.domain('src', server) is None and
                 self.domain('dest', server) is not None)
 
-    def assert_allocated(self, server: dict, host: str) -> None:
-        self.assertEqual(
-            {self.compute_rp_uuids[host]},
-            set(self._get_allocations_by_server_uuid(server['id'])))
-        self.assertEqual({}, self._get_allocations_by_server_uuid(
-            self.migration(server)['uuid']))
-
     def test_the_guest_has_moved(self):
         server = self.boot_tagged()
         self.migrate_and_end(server, lambda: self.has_moved(server))
@@ -451,3 +451,91 @@ class TestInterrupted(base.TwoHosts):
         with mock.patch.object(session.interrupted.Notes, 'noted') as noted:
             self._live_migrate(server, 'completed')
         noted.assert_not_called()
+
+
+@ddt.ddt
+class TestUnreachable(base.TwoHosts):
+    """The control plane does not answer while a guest is migrated."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MockPatchObject(
+            interrupted, '_AGAIN_S', 0.05))
+
+    def fail_once(self, target, name: str, told: bool) -> list:
+        """The first call times out.
+
+        :param told: the answer is lost; otherwise the question
+        :returns: has something for each call
+        """
+        called = getattr(target, name)
+        calls = []
+
+        def call(*args, **kwargs):
+            calls.append(True)
+            if len(calls) > 1 or told:
+                result = called(*args, **kwargs)
+            if len(calls) > 1:
+                return result
+            raise oslo_messaging.MessagingTimeout
+
+        self.useFixture(fixtures.MockPatchObject(target, name, call))
+        return calls
+
+    @ddt.data(
+        (manager.ComputeManager, '_post_live_migration', False),
+        (manager.ComputeManager, '_post_live_migration', True),
+        (rpcapi.ComputeAPI, 'post_live_migration_at_destination', False),
+        (rpcapi.ComputeAPI, 'post_live_migration_at_destination', True))
+    @ddt.unpack
+    def test_after_the_guest_has_moved(self, target, name, told):
+        server = self.boot_tagged()
+        failing = self.fail_once(target, name, told)
+        self._live_migrate(server, 'completed')
+        self.assertGreaterEqual(len(failing), 1 if told else 2)
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+        self.assertEqual('completed',
+                         self.wait_for_verdict(server)['outcome'])
+        self._wait_for_assert(lambda: self.assertEqual(
+            [], os.listdir(CONF.fastmig.migrations_path)))
+
+    @ddt.data((manager.ComputeManager, '_rollback_live_migration', False),
+              (manager.ComputeManager, '_rollback_live_migration', True),
+              (manager.ComputeManager, '_revert_allocation', False))
+    @ddt.unpack
+    def test_when_it_stays(self, target, name, told):
+        self.fake.behaviour.converges = False
+        server = self.boot_tagged(max_total_ms='300')
+        self.fail_once(target, name, told)
+        self._live_migrate(server, 'cancelled')
+        self.assert_stayed(server)
+        self.assert_allocated(server, 'src')
+        self.assertEqual('aborted',
+                         self.wait_for_verdict(server)['outcome'])
+
+    def test_what_fails_otherwise_is_not_repeated(self):
+        server = self.boot_tagged()
+        with mock.patch.object(
+                manager.ComputeManager, '_post_live_migration',
+                side_effect=ValueError) as failing:
+            self._live_migrate(server, 'error', server_expected_state='ERROR',
+                               wait_for_fault_key=False)
+        failing.assert_called_once()
+
+    @staticmethod
+    def often(make, instance, migration, interval_s):
+        return make(instance, migration, interval_s / 50)
+
+    def test_while_the_guest_moves(self):
+        self.useFixture(fixtures.MockPatchObject(
+            session.progress, 'Progress', functools.partial(
+                self.often, progress.Progress)))
+        self.fake.behaviour.converges = False
+        server = self.boot_tagged(max_total_ms='3000')
+        with mock.patch.object(
+                nova_migration, 'save_stats',
+                side_effect=oslo_messaging.MessagingTimeout) as save:
+            self._live_migrate(server, 'cancelled')
+        save.assert_called()
+        self.assert_stayed(server)

@@ -109,6 +109,13 @@ class TestMigration(test_session.SessionTestCase):
                 patch = mock.patch.object(target, name)
                 setattr(self, name, patch.start())
                 self.addCleanup(patch.stop)
+        # What follows a migration survives an error of its own. There must be
+        # none.
+        patch = mock.patch.object(
+            session.LOG, 'exception',
+            side_effect=lambda message, **kwargs: self.fail(message))
+        patch.start()
+        self.addCleanup(patch.stop)
         session._COMPLETED_STATS_TIMEOUT_S = 0
         session._RESUME_TIMEOUT_S = 0
         self.query_migrate.return_value = {}

@@ -21,9 +21,12 @@ from unittest import mock
 import ddt
 import fixtures
 import greenlet
+from keystoneauth1 import exceptions as keystone_exceptions
 import libvirt
+from neutronclient.common import exceptions as neutron_exceptions
 from nova import exception as nova_exception
 from nova import objects
+import oslo_messaging
 from oslotest import base
 
 from nova_fastmig import interrupted
@@ -129,6 +132,7 @@ class TestNotes(base.BaseTestCase):
             self.useFixture(fixtures.TempDir()).path) / 'migrations'
         self.path = self.directory / f'{UUID}.json'
         self.notes = interrupted.Notes(str(self.directory))
+        self.host = mock.Mock()
         self.manager = mock.Mock(host='compute1')
         self.tell = mock.Mock()
         self.get = self.useFixture(fixtures.MockPatchObject(
@@ -163,7 +167,7 @@ class TestNotes(base.BaseTestCase):
         with mock.patch.object(
                 objects.MigrationList, 'get_in_progress_by_instance',
                 return_value=[]):
-            self.notes.finish(mock.Mock(), self.manager, self.tell)
+            self.notes.finish(self.host, self.manager, self.tell)
         self.assertFalse(self.path.exists())
         self.assertEqual([], self.manager.mock_calls)
 
@@ -208,13 +212,13 @@ class TestNotes(base.BaseTestCase):
             self.path.write_bytes(content)
             self.assertRaises(ValueError, interrupted.Note.from_bytes,
                               content)
-            self.notes.finish(mock.Mock(), self.manager, self.tell)
+            self.notes.finish(self.host, self.manager, self.tell)
             self.assertFalse(self.path.exists())
         self.tell.assert_not_called()
 
     def test_another_hosts_is_left_alone(self):
         self.leave(source='compute3')
-        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.notes.finish(self.host, self.manager, self.tell)
         self.assertTrue(self.path.exists())
         self.get.assert_not_called()
 
@@ -222,6 +226,98 @@ class TestNotes(base.BaseTestCase):
         self.leave()
         self.get.side_effect = nova_exception.InstanceNotFound(
             instance_id=UUID)
-        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.notes.finish(self.host, self.manager, self.tell)
         self.assertFalse(self.path.exists())
         self.assertEqual([], self.manager.mock_calls)
+
+
+@ddt.ddt
+class TestUnreachable(base.BaseTestCase):
+
+    @ddt.data(
+        oslo_messaging.MessagingTimeout(),
+        oslo_messaging.MessageDeliveryFailure(),
+        oslo_messaging.RemoteError('MessagingTimeout', ''),
+        oslo_messaging.RemoteError('DBConnectionError', ''),
+        keystone_exceptions.ConnectFailure(),
+        neutron_exceptions.ConnectionFailed(reason=''),
+        nova_exception.PlacementAPIConnectFailure())
+    def test_it_may_be_back(self, error):
+        self.assertTrue(interrupted.is_unreachable(error))
+
+    @ddt.data(ValueError(), oslo_messaging.RemoteError('ValueError', ''),
+              nova_exception.InstanceNotFound(instance_id=UUID))
+    def test_it_fails_again(self, error):
+        self.assertFalse(interrupted.is_unreachable(error))
+
+
+class TestLastSteps(base.BaseTestCase):
+    """Those that wait. What comes of them is in the functional tests."""
+
+    def setUp(self):
+        super().setUp()
+        self.notes = interrupted.Notes(
+            self.useFixture(fixtures.TempDir()).path)
+        self.instance = mock.Mock(uuid=UUID, host='compute1',
+                                  task_state='migrating')
+        self.migration = objects.Migration(id=7, status='running')
+        self.useFixture(fixtures.MockPatchObject(objects.Migration, 'save'))
+        self.manager = mock.Mock(host='compute1')
+        self.useFixture(fixtures.MockPatchObject(
+            objects.Instance, 'get_by_uuid', return_value=self.instance))
+        self.useFixture(fixtures.MockPatchObject(
+            objects.Migration, 'get_by_id', return_value=self.migration))
+        self.useFixture(fixtures.MockPatchObject(interrupted, '_AGAIN_S', 0))
+
+    def take(self, failure, place=Place.AWAY, status='error'):
+        """:param failure: what the step raises; None or a function, too"""
+        step = mock.Mock(side_effect=failure)
+        with self.notes.noted(
+                types.SimpleNamespace(request_id='req-1'), self.instance,
+                'compute2', False, objects.LibvirtLiveMigrateData(
+                    migration=self.migration), print):
+            self.notes.take(self.manager, self.instance, place,
+                            step, status)
+
+    def test_once(self):
+        self.take(None)
+        self.assertEqual([], self.manager.mock_calls)
+
+    def test_as_often_as_it_takes(self):
+        again = self.manager._post_live_migration_update_host
+        again.side_effect = [oslo_messaging.MessagingTimeout] * 3 + [None]
+        self.take(oslo_messaging.MessagingTimeout)
+        self.assertEqual(4, again.call_count)
+
+    def test_what_is_no_use(self):
+        self.assertRaises(ValueError, self.take, ValueError)
+        self.manager._post_live_migration_update_host.side_effect = ValueError
+        self.assertRaises(ValueError, self.take,
+                          oslo_messaging.MessagingTimeout)
+
+    def test_it_is_done(self):
+        self.migration.status = 'completed'
+        self.take(oslo_messaging.MessagingTimeout)
+        self.assertEqual([], self.manager.mock_calls)
+
+    def test_its_owner_goes_on_with_it(self):
+        self.instance.host = 'compute1'
+
+        def fail():
+            self.instance.host = 'compute2'
+            self.instance.save.side_effect = (
+                nova_exception.UnexpectedTaskStateError(
+                    instance_uuid=UUID, expected={}, actual={}))
+            raise oslo_messaging.MessagingTimeout
+
+        self.take(fail)
+        self.manager._post_live_migration_update_host.assert_not_called()
+        self.assertEqual('completed', self.migration.status)
+        self.manager._delete_allocation_after_move.assert_called_once()
+
+    def test_only_the_status_is_left(self):
+        self.instance.task_state = None
+        self.take(oslo_messaging.MessagingTimeout, place=Place.HERE,
+                  status='cancelled')
+        self.assertEqual('cancelled', self.migration.status)
+        self.manager._rollback_live_migration.assert_not_called()

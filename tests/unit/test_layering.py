@@ -33,7 +33,7 @@ CLOCKS_LOGS_AND_IO = {'asyncio', 'datetime', 'io', 'logging', 'os',
                       'pathlib', 'random', 'select', 'shutil', 'socket',
                       'subprocess', 'tempfile', 'threading', 'time'}
 MAY_USE_LIBVIRT = {'driver', 'session', 'capabilities', 'guest', 'inspection',
-                   'interrupted', 'watch', 'bench.libvirt_rig'}
+                   'interrupted', 'progress', 'watch', 'bench.libvirt_rig'}
 
 
 def module_name(path: pathlib.Path) -> str:

@@ -25,6 +25,7 @@ import libvirt
 from nova import exception as nova_exception
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
+import oslo_messaging
 from oslo_utils import timeutils
 from oslotest import base
 
@@ -549,7 +550,7 @@ class TestFollow(SessionTestCase):
             self.useFixture(fixtures.MockPatchObject(
                 session.watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
-                     'trigger_postcopy_switch', 'save_stats'):
+                     'trigger_postcopy_switch'):
             patch = mock.patch.object(session.nova_migration, name)
             setattr(self, name, patch.start())
             self.addCleanup(patch.stop)
@@ -1067,15 +1068,31 @@ class TestFollow(SessionTestCase):
         self.assertEqual(({}, collections.deque(), self.migration, False),
                          (tasks, on_failure, migration, post_copy))
 
-    def test_progress_is_saved(self):
+    def test_progress_is_shown(self):
         made = self.make()
-        made._stats_saved_s -= 60
-        self.domain.jobStats.return_value = {
-            'memory_total': 1000, 'memory_remaining': 250}
+        stats = {'memory_total': 1000, 'memory_remaining': 250}
+        self.domain.jobStats.return_value = stats
         made.wake()
         self.run_tasks.side_effect = lambda *args: self.end_with(made)
-        self.follow(made)
-        self.assertEqual(25, self.save_stats.call_args.args[3])
+        with mock.patch.object(session.progress, 'Progress') as shown:
+            self.follow(made)
+        shown.return_value.show.assert_called_with(stats)
+
+    def test_a_look_that_fails_ends_nothing(self):
+        made = self.make()
+        made.wake()
+        looks = []
+
+        def fail(*args):
+            looks.append(True)
+            if len(looks) == 2:
+                self.end_with(made)
+            raise oslo_messaging.MessagingTimeout
+
+        self.conf.config(group='fastmig', poll_interval_ms=50)
+        self.run_tasks.side_effect = fail
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.post.assert_called_once_with()
 
     def test_an_exit_of_the_operation_thread_is_not_swallowed(self):
         made = self.make()
