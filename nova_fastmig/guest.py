@@ -14,6 +14,7 @@
 
 from collections.abc import Collection
 import json
+import threading
 import time
 
 import libvirt
@@ -321,6 +322,42 @@ def _is_incoming(domain) -> bool:
                                     libvirt.VIR_DOMAIN_PAUSED_USER))
 
 
+# A domain of this host that is never started, and is there for a moment.
+_TRIAL_NAME = 'nova-fastmig-trial'
+_TRIAL_UUID = '2b8a3f4e-6d1c-5e97-8f05-c4a7d9e01b36'
+_TRIAL_MEMORY_KIB = '1024'
+_trial = threading.Lock()
+
+
+def trial_xml(domain_xml: str) -> str:
+    """A domain without anything, whose definition is not smaller."""
+    of = etree.fromstring(domain_xml)
+    domain = etree.Element('domain', type=of.get('type', 'kvm'))
+    for name, text in (('name', _TRIAL_NAME), ('uuid', _TRIAL_UUID),
+                       ('description', 'x' * 2 * len(domain_xml)),
+                       ('memory', _TRIAL_MEMORY_KIB)):
+        etree.SubElement(domain, name).text = text
+    for path, parent in (('os/type', 'os'), ('devices/emulator', 'devices')):
+        found = of.find(path)
+        if found is not None:
+            etree.SubElement(domain, parent).append(found)
+    return etree.tostring(domain, encoding='unicode')
+
+
+def _try_to_define(host, xml: str) -> None:
+    """See whether libvirt can write a definition now.
+
+    If it cannot write that of a guest that runs and is not defined yet,
+    libvirt 11.3 forgets the guest, whose QEMU goes on. So something else is
+    defined first.
+
+    :raises: libvirt.libvirtError
+    """
+    with _trial:
+        connection = host.get_connection()
+        connection.defineXML(trial_xml(xml)).undefine()
+
+
 def persist_if_tagged(host, domain) -> bool:
     """Define a tagged guest that is here and is not defined yet.
 
@@ -338,7 +375,9 @@ def persist_if_tagged(host, domain) -> bool:
     if not _is_tagged(xml):
         return False
     # The features were for this migration, not for the guest's next start.
-    host.write_instance_config(adapt_xml(xml))
+    xml = adapt_xml(xml)
+    _try_to_define(host, xml)
+    host.write_instance_config(xml)
     LOG.info('Made the migrated domain %s persistent', guest.name)
     return True
 

@@ -55,6 +55,7 @@ class Behaviour:
     :ivar pass_s: how long a pass over the memory takes, with its event at the
         start; None for a first pass that does not end
     :ivar dirty_mib_s: what the guest dirties; 32 MiB/s are sent
+    :ivar disk_is_full: no definition can be written
     """
 
     converges: bool = True
@@ -66,6 +67,7 @@ class Behaviour:
     refuses_to_abort: bool = False
     pass_s: float | None = None
     dirty_mib_s: int = 0
+    disk_is_full: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,9 +277,18 @@ class Connection(fakelibvirt.Connection):
         self.hosts[hostname] = self
 
     def defineXML(self, xml):
-        """A running domain stays as it is and becomes persistent."""
+        """A running domain stays as it is and becomes persistent.
+
+        Or libvirt loses it, if it cannot write what it shall define.
+        """
         name = etree.fromstring(xml).findtext('name')
         running = self._vms.get(name)
+        if self.behaviour.disk_is_full:
+            if running is not None and running._transient:
+                del self._vms[name]
+            raise fakelibvirt.make_libvirtError(
+                fakelibvirt.libvirtError, 'No space left on device',
+                error_code=fakelibvirt.VIR_ERR_INTERNAL_ERROR)
         if running is None or not running.isActive():
             return super().defineXML(xml)
         running._transient = False

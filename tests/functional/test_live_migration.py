@@ -314,6 +314,17 @@ class TestPersistence(base.TwoHosts):
             server['id'], event.EVENT_LIFECYCLE_RESUMED))
         self.assertTrue(self.domain('dest', server).isPersistent())
 
+    def test_as_soon_as_there_is_room(self):
+        server = self.arrive()
+        self.fake.behaviour.disk_is_full = True
+        self._run_periodics()
+        self.assertFalse(self.domain('dest', server).isPersistent())
+        self.fake.behaviour.disk_is_full = False
+        self._run_periodics()
+        self.assertTrue(self.domain('dest', server).isPersistent())
+        self.assertEqual([self.domain('dest', server)],
+                         list(self.fake.hosts['dest']._vms.values()))
+
     def move_and_lose(self, server: dict) -> None:
         """Have its QEMU end before anybody has defined it, if it can."""
         landed = session.Sessions.landed

@@ -316,6 +316,36 @@ class TestPersist(base.BaseTestCase):
             flags=libvirt.VIR_DOMAIN_XML_INACTIVE |
             libvirt.VIR_DOMAIN_XML_SECURE)
 
+    def test_libvirt_cannot_write_it_now(self):
+        self.connection.defineXML.side_effect = libvirt.libvirtError(
+            'No space left on device')
+        self.assertRaises(
+            libvirt.libvirtError, guest.persist_if_tagged, self.host,
+            domain(domain_xml(enabled='true')))
+        self.host.write_instance_config.assert_not_called()
+
+    def test_the_trial_takes_as_much_room_and_leaves_nothing(self):
+        xml = domain_xml(enabled='true').replace('<domain', """<domain
+            type="qemu" """, 1).replace('</domain>', """
+            <os><type arch="x86_64" machine="q35">hvm</type><nvram>/n</nvram>
+            </os><devices><emulator>/opt/qemu</emulator><disk/></devices>
+            </domain>""")
+        guest.persist_if_tagged(self.host, domain(xml))
+        tried, = self.connection.defineXML.call_args.args
+        self.assertGreater(len(tried), len(xml))
+        found = etree.fromstring(tried)
+        self.assertEqual('qemu', found.get('type'))
+        self.assertEqual(
+            {'name', 'uuid', 'description', 'memory', 'os', 'devices'},
+            {each.tag for each in found})
+        self.assertEqual('q35', found.find('os/type').get('machine'))
+        self.assertEqual(['emulator'],
+                         [each.tag for each in found.find('devices')])
+        self.assertNotEqual(etree.fromstring(xml).findtext('name'),
+                            found.findtext('name'))
+        trial = self.connection.defineXML.return_value
+        self.assertEqual([mock.call.undefine()], trial.mock_calls)
+
     def test_without_the_features_of_its_migration(self):
         guest.persist_if_tagged(self.host, domain(guest.adapt_xml(
             domain_xml(enabled='true'), None,
