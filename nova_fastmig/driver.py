@@ -14,6 +14,7 @@
 
 import contextlib
 import functools
+import threading
 
 from nova import exception as nova_exception
 from nova.virt import event as nova_event
@@ -25,6 +26,7 @@ from nova_fastmig import capabilities
 from nova_fastmig import conf
 from nova_fastmig import guest as fast_guest
 from nova_fastmig import session
+from nova_fastmig import worker
 
 CONF = cfg.CONF
 
@@ -37,12 +39,16 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     """
 
     def __init__(self, virtapi, read_only=False):
+        self._events = worker.Worker('fastmig-events')
         super().__init__(virtapi, read_only)
         # Settings that contradict each other stop nova-compute here rather
         # than a migration later.
         conf.sla_settings(CONF)
         conf.qemu_features(CONF)
         self._sessions = session.Sessions(self._host)
+        # libvirt's call that finds its connection closed tells Nova so at
+        # once, in the thread that holds this lock. Nova's is not reentrant.
+        self._host._wrapped_conn_lock = threading.RLock()
 
     # When a guest is built or built again.
 
@@ -165,12 +171,20 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             ignore_errors)
 
     def emit_event(self, event):
-        if isinstance(event, nova_event.LifecycleEvent):
-            if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
-                fast_guest.welcome(self._host, event.uuid)
-            elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
-                self._sessions.arrived(event.uuid)
-        super().emit_event(event)
+        # Nova asks its conductor about each. Without eventlet it does so in
+        # libvirt's event loop: while the conductor does not answer, a
+        # migration would get no events and libvirtd no signs of life.
+        hand_on = super().emit_event
+
+        def take() -> None:
+            if isinstance(event, nova_event.LifecycleEvent):
+                if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
+                    fast_guest.welcome(self._host, event.uuid)
+                elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
+                    self._sessions.arrived(event.uuid)
+            hand_on(event)
+
+        self._events.put(take)
 
     def rollback_live_migration_at_destination(self, context, instance,
                                                network_info,

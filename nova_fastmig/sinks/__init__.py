@@ -22,13 +22,14 @@ keep the host from migrating anything else.
 """
 
 import abc
+import functools
 import queue
-import threading
 
 from oslo_log import log as logging
 from stevedore import named
 
 from nova_fastmig import model
+from nova_fastmig import worker
 
 LOG = logging.getLogger(__name__)
 
@@ -64,39 +65,26 @@ class _Worker:
     def __init__(self, name: str, sink: Sink):
         self.name = name
         self.sink = sink
-        self._waiting: queue.Queue = queue.Queue(MAX_WAITING)
-        self._lock = threading.Lock()
-        self._started = False
+        self._worker = worker.Worker(f'fastmig-sink-{name}', MAX_WAITING)
 
     def put(self, context, report: model.SlaReport) -> None:
         """Hand a report over, without waiting for anything."""
-        # Not in __init__: nova-compute makes its driver before it is ready
-        # to start threads.
-        with self._lock:
-            if not self._started:
-                threading.Thread(target=self._run, daemon=True,
-                                 name=f'fastmig-sink-{self.name}').start()
-                self._started = True
         try:
-            self._waiting.put_nowait((context, report))
+            self._worker.put(functools.partial(self._emit, context, report))
         except queue.Full:
             LOG.error('The sink %s is %d reports behind; it does not get the '
                       'one of this migration', self.name, MAX_WAITING,
                       instance_uuid=report.instance_uuid)
 
-    def _run(self) -> None:
-        while True:
-            context, report = self._waiting.get()
-            try:
-                self.sink.emit(context, report)
-            except Exception:
-                LOG.exception('The sink %s failed', self.name,
-                              instance_uuid=report.instance_uuid)
-            finally:
-                self._waiting.task_done()
+    def _emit(self, context, report: model.SlaReport) -> None:
+        try:
+            self.sink.emit(context, report)
+        except Exception:
+            LOG.exception('The sink %s failed', self.name,
+                          instance_uuid=report.instance_uuid)
 
     def join(self) -> None:
-        self._waiting.join()
+        self._worker.join()
 
 
 class Sinks:
@@ -119,10 +107,10 @@ class Sinks:
 
         Returns at once; what a sink makes of it is logged only.
         """
-        for worker in self._workers:
-            worker.put(context, report)
+        for each in self._workers:
+            each.put(context, report)
 
     def join(self) -> None:
         """Wait until every sink has dealt with what it was given."""
-        for worker in self._workers:
-            worker.join()
+        for each in self._workers:
+            each.join()

@@ -312,7 +312,8 @@ class TestPersistence(base.TwoHosts):
         server = self.arrive()
         self.computes['dest'].driver.emit_event(event.LifecycleEvent(
             server['id'], event.EVENT_LIFECYCLE_RESUMED))
-        self.assertTrue(self.domain('dest', server).isPersistent())
+        self._wait_for_assert(lambda: self.assertTrue(
+            self.domain('dest', server).isPersistent()))
 
     def test_as_soon_as_there_is_room(self):
         server = self.arrive()

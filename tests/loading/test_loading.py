@@ -38,11 +38,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONSTRAINTS = ROOT / 'tests' / 'constraints.txt'
 TEMPORARY = tempfile.gettempdir()
 NOVA_VERSION = importlib.metadata.version('nova')
-# The combinations are about packaging, which does not change with Nova.
-COMBINATIONS = [('wheel', 'wheel')]
+# How Nova is installed, and how this package is, one way after the other. That
+# is about packaging, which does not change with Nova.
+COMBINATIONS = [('wheel', ['wheel'])]
 if NOVA_VERSION.startswith('34.'):
-    COMBINATIONS += [('wheel', 'editable'), ('editable', 'wheel'),
-                     ('editable', 'editable')]
+    COMBINATIONS = [('wheel', ['wheel', 'editable']),
+                    ('editable', ['wheel', 'editable'])]
 
 NOVA_CONF = """
 [DEFAULT]
@@ -117,30 +118,38 @@ def nova_sources() -> pathlib.Path:
     return workshop() / f'nova-{NOVA_VERSION}'
 
 
-def make_environment(place: pathlib.Path, nova: str,
-                     fastmig: str) -> pathlib.Path:
-    """A virtual environment with both packages.
+class Environment:
+    """A virtual environment with Nova.
 
-    :param nova: 'wheel' or 'editable', like fastmig
-    :returns: its bin directory
+    :param nova: 'wheel' or 'editable'
+    :ivar binaries: its bin directory
     """
-    def install(*requirements, **kwargs):
+
+    def __init__(self, place: pathlib.Path, nova: str):
+        self.binaries = place / 'bin'
+        run(sys.executable, '-m', 'uv', 'venv', '--python', sys.executable,
+            place)
+        if nova == 'wheel':
+            self._install(f'nova=={NOVA_VERSION}')
+        else:
+            self._install('--editable', nova_sources())
+
+    def add_fastmig(self, how: str) -> None:
+        """Install this package, which replaces what was before.
+
+        :param how: 'wheel' or 'editable'
+        """
+        if how == 'wheel':
+            self._install(fastmig_wheel())
+        else:
+            self._install('--editable', sources(),
+                          env={**os.environ, 'PBR_VERSION': '0.0.1'})
+
+    def _install(self, *requirements, **kwargs) -> None:
         run(sys.executable, '-m', 'uv', 'pip', 'install', '--quiet',
             # Several commands of Nova's are started.
-            '--compile-bytecode', '--python', place / 'bin' / 'python',
+            '--compile-bytecode', '--python', self.binaries / 'python',
             '--constraint', CONSTRAINTS, *requirements, **kwargs)
-
-    run(sys.executable, '-m', 'uv', 'venv', '--python', sys.executable, place)
-    if nova == 'wheel':
-        install(f'nova=={NOVA_VERSION}')
-    else:
-        install('--editable', nova_sources())
-    if fastmig == 'wheel':
-        install(fastmig_wheel())
-    else:
-        install('--editable', sources(),
-                env={**os.environ, 'PBR_VERSION': '0.0.1'})
-    return place / 'bin'
 
 
 class TestWheel(base.BaseTestCase):
@@ -180,15 +189,19 @@ class TestLoading(base.BaseTestCase):
     @ddt.data(*COMBINATIONS)
     @ddt.unpack
     def test_loads(self, nova, fastmig):
-        binaries = make_environment(
-            self.directory / 'environment', nova, fastmig)
-        self.check_installed(binaries, nova, fastmig)
+        environment = Environment(self.directory / 'environment', nova)
+        for how in fastmig:
+            environment.add_fastmig(how)
+            self.check_installed(environment.binaries, nova, how)
+            self.check_loads(environment.binaries)
+        self.check_other_commands(environment.binaries)
+
+    def check_loads(self, binaries) -> None:
         # Not in the checkout: its modules must not be found by chance.
         output = run(binaries / 'python',
                      pathlib.Path(__file__).with_name('nova_compute.py'),
                      '--config-file', self.conf, cwd=self.directory)
         self.assertIn('loaded nova_fastmig.driver.FastMigDriver', output)
-        self.check_other_commands(binaries)
 
     def check_installed(self, binaries, nova: str, fastmig: str) -> None:
         """That the environment is what the test says it is."""

@@ -11,9 +11,11 @@
 #    under the License.
 
 import inspect
+import threading
 from unittest import mock
 
 import ddt
+import fixtures
 from nova.compute import manager
 from nova.compute import provider_tree
 from nova.compute import rpcapi
@@ -217,6 +219,7 @@ class TestFastMigDriver(base.BaseTestCase):
                      lambda: made.post_live_migration_at_destination(
                          None, guest, None))):
                 end()
+                made._events.join()
                 getattr(sessions, called).assert_called_once_with('uuid')
                 sessions.reset_mock()
 
@@ -244,7 +247,44 @@ class TestFastMigDriver(base.BaseTestCase):
               mock.patch.object(driver.fast_guest, 'welcome') as welcome):
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_PAUSED))
+            made._events.join()
             welcome.assert_not_called()
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_RESUMED))
+            made._events.join()
             welcome.assert_called_once_with(made._host, 'uuid')
+
+    def test_libvirts_event_loop_waits_for_nobody(self):
+        made, answer, told = self.make(), threading.Event(), []
+
+        def ask(event):
+            answer.wait(60)
+            told.append(event)
+
+        self.addCleanup(answer.set)
+        with mock.patch.object(nova_driver.LibvirtDriver, 'emit_event',
+                               side_effect=ask):
+            for each in 1, 2:
+                made.emit_event(each)
+            self.assertEqual([], told)
+            answer.set()
+            made._events.join()
+        self.assertEqual([1, 2], told)
+
+    def test_a_closed_connection_is_told_by_who_asks(self):
+        host = driver.FastMigDriver(fake.FakeVirtAPI(), read_only=True)._host
+        host._wrapped_conn = mock.Mock()
+
+        def close(connection):
+            host._connection_closed(connection, False, 'closed')
+            return False
+
+        self.useFixture(fixtures.MockPatchObject(
+            host, '_test_connection', close))
+        new = self.useFixture(fixtures.MockPatchObject(
+            host, '_get_new_connection')).mock
+        asking = threading.Thread(target=host.get_connection, daemon=True)
+        asking.start()
+        asking.join(30)
+        self.assertFalse(asking.is_alive())
+        self.assertIs(new.return_value, host._wrapped_conn)
