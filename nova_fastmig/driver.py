@@ -39,7 +39,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     """
 
     def __init__(self, virtapi, read_only=False):
-        self._events = worker.Worker('fastmig-events')
+        self._for_nova = worker.Worker('fastmig-events-for-nova')
+        self._for_us = worker.Worker('fastmig-events')
         super().__init__(virtapi, read_only)
         # Settings that contradict each other stop nova-compute here rather
         # than a migration later.
@@ -174,17 +175,13 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         # Nova asks its conductor about each. Without eventlet it does so in
         # libvirt's event loop: while the conductor does not answer, a
         # migration would get no events and libvirtd no signs of life.
-        hand_on = super().emit_event
-
-        def take() -> None:
-            if isinstance(event, nova_event.LifecycleEvent):
-                if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
-                    fast_guest.welcome(self._host, event.uuid)
-                elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
-                    self._sessions.arrived(event.uuid)
-            hand_on(event)
-
-        self._events.put(take)
+        self._for_nova.put(functools.partial(super().emit_event, event))
+        if isinstance(event, nova_event.LifecycleEvent):
+            if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
+                self._for_us.put(functools.partial(
+                    fast_guest.welcome, self._host, event.uuid))
+            elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
+                self._sessions.arrived(event.uuid)
 
     def rollback_live_migration_at_destination(self, context, instance,
                                                network_info,

@@ -219,7 +219,6 @@ class TestFastMigDriver(base.BaseTestCase):
                      lambda: made.post_live_migration_at_destination(
                          None, guest, None))):
                 end()
-                made._events.join()
                 getattr(sessions, called).assert_called_once_with('uuid')
                 sessions.reset_mock()
 
@@ -247,11 +246,9 @@ class TestFastMigDriver(base.BaseTestCase):
               mock.patch.object(driver.fast_guest, 'welcome') as welcome):
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_PAUSED))
-            made._events.join()
-            welcome.assert_not_called()
             made.emit_event(event.LifecycleEvent(
                 'uuid', event.EVENT_LIFECYCLE_RESUMED))
-            made._events.join()
+            made._for_us.join()
             welcome.assert_called_once_with(made._host, 'uuid')
 
     def test_libvirts_event_loop_waits_for_nobody(self):
@@ -268,7 +265,7 @@ class TestFastMigDriver(base.BaseTestCase):
                 made.emit_event(each)
             self.assertEqual([], told)
             answer.set()
-            made._events.join()
+            made._for_nova.join()
         self.assertEqual([1, 2], told)
 
     def test_a_closed_connection_is_told_by_who_asks(self):
