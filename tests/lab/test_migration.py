@@ -35,7 +35,8 @@ class DemoTest(base.LabTest):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         file = pathlib.Path(directory.name) / 'demo.json'
-        base.lab('demo', '--rounds', '1', '--json', str(file))
+        base.lab('demo', '--rounds', '1', '--migrations', '1',
+                 '--json', str(file))
         document = json.loads(file.read_text())
 
         runs = document['runs']
