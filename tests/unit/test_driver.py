@@ -270,6 +270,8 @@ class TestFastMigDriver(base.BaseTestCase):
 
     def test_a_closed_connection_is_told_by_who_asks(self):
         host = driver.FastMigDriver(fake.FakeVirtAPI(), read_only=True)._host
+        if not hasattr(host, '_connection_closed'):
+            self.skipTest('Nova 32 always has another thread do it')
         host._wrapped_conn = mock.Mock()
 
         def close(connection):
