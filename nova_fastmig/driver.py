@@ -172,16 +172,18 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             ignore_errors)
 
     def emit_event(self, event):
+        if not isinstance(event, nova_event.LifecycleEvent):
+            super().emit_event(event)
+            return
         # Nova asks its conductor about each. Without eventlet it does so in
         # libvirt's event loop: while the conductor does not answer, a
         # migration would get no events and libvirtd no signs of life.
         self._for_nova.put(functools.partial(super().emit_event, event))
-        if isinstance(event, nova_event.LifecycleEvent):
-            if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
-                self._for_us.put(functools.partial(
-                    fast_guest.welcome, self._host, event.uuid))
-            elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
-                self._sessions.arrived(event.uuid)
+        if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
+            self._for_us.put(functools.partial(
+                fast_guest.welcome, self._host, event.uuid))
+        elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
+            self._sessions.arrived(event.uuid)
 
     def rollback_live_migration_at_destination(self, context, instance,
                                                network_info,

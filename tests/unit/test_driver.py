@@ -261,12 +261,15 @@ class TestFastMigDriver(base.BaseTestCase):
         self.addCleanup(answer.set)
         with mock.patch.object(nova_driver.LibvirtDriver, 'emit_event',
                                side_effect=ask):
-            for each in 1, 2:
+            events = [event.LifecycleEvent('uuid', transition)
+                      for transition in (event.EVENT_LIFECYCLE_STARTED,
+                                         event.EVENT_LIFECYCLE_PAUSED)]
+            for each in events:
                 made.emit_event(each)
             self.assertEqual([], told)
             answer.set()
             made._for_nova.join()
-        self.assertEqual([1, 2], told)
+        self.assertEqual(events, told)
 
     def test_a_closed_connection_is_told_by_who_asks(self):
         host = driver.FastMigDriver(fake.FakeVirtAPI(), read_only=True)._host
