@@ -523,8 +523,10 @@ class TestUnreachable(base.TwoHosts):
         with mock.patch.object(
                 manager.ComputeManager, '_post_live_migration',
                 side_effect=ValueError) as failing:
-            self._live_migrate(server, 'error', server_expected_state='ERROR',
-                               wait_for_fault_key=False)
+            self.api.post_server_action(server['id'], {'os-migrateLive': {
+                'host': None, 'block_migration': 'auto'}})
+            self._wait_for_migration_status(server, ['error'])
+            self._wait_for_server_parameter(server, {'status': 'ERROR'})
         failing.assert_called_once()
 
     @staticmethod
