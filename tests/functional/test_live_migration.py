@@ -526,7 +526,8 @@ class TestUnreachable(base.TwoHosts):
             self.api.post_server_action(server['id'], {'os-migrateLive': {
                 'host': None, 'block_migration': 'auto'}})
             self._wait_for_migration_status(server, ['error'])
-            self._wait_for_server_parameter(server, {'status': 'ERROR'})
+            self._wait_for_assert(lambda: self.assertEqual(
+                'ERROR', self.api.get_server(server['id'])['status']))
         failing.assert_called_once()
 
     @staticmethod
