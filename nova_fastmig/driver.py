@@ -95,18 +95,17 @@ class FastMigDriver(nova_driver.LibvirtDriver):
     def live_migration(self, context, instance, dest, post_method,
                        recover_method, block_migration=False,
                        migrate_data=None):
-        _, recover = self._sessions.last_steps(
-            self._manager, post_method, recover_method, context, instance,
-            dest, block_migration, migrate_data)
-        with self._sessions.noted(context, instance, dest, block_migration,
-                                  migrate_data, post_method):
+        with self._sessions.noted(
+                self._manager, context, instance, dest, block_migration,
+                migrate_data, post_method, recover_method) as (post, recover):
             self._sessions.run(
                 context, instance, dest,
                 functools.partial(
-                    super().live_migration, context, instance, dest,
-                    post_method, recover_method, block_migration,
-                    migrate_data),
-                recover, migrate_data)
+                    super().live_migration, context, instance, dest, post,
+                    recover, block_migration, migrate_data),
+                functools.partial(
+                    recover, context, instance, dest, migrate_data),
+                migrate_data)
 
     def _live_migration_operation(self, context, instance, dest,
                                   block_migration, migrate_data, guest,
@@ -136,9 +135,10 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             fast.follow(
                 guest._domain, self.active_migrations, migrate_data.migration,
                 not self._get_vpmems(instance), give_up_s,
-                *self._sessions.last_steps(
-                    self._manager, post_method, recover_method, context,
-                    instance, dest, block_migration, migrate_data))
+                functools.partial(post_method, context, instance, dest,
+                                  block_migration, migrate_data),
+                functools.partial(recover_method, context, instance, dest,
+                                  migrate_data))
         finally:
             self._clear_empty_migration(instance)
 

@@ -329,7 +329,7 @@ _TRIAL_MEMORY_KIB = '1024'
 _trial = threading.Lock()
 
 
-def trial_xml(domain_xml: str) -> str:
+def _trial_xml(domain_xml: str) -> str:
     """A domain without anything, whose definition is not smaller."""
     of = etree.fromstring(domain_xml)
     domain = etree.Element('domain', type=of.get('type', 'kvm'))
@@ -355,7 +355,7 @@ def _try_to_define(host, xml: str) -> None:
     """
     with _trial:
         connection = host.get_connection()
-        connection.defineXML(trial_xml(xml)).undefine()
+        connection.defineXML(_trial_xml(xml)).undefine()
 
 
 def persist_if_tagged(host, domain) -> bool:

@@ -26,6 +26,7 @@ they are taken again until what they need can be reached.
 import contextlib
 import dataclasses
 import enum
+import functools
 import pathlib
 import time
 
@@ -186,7 +187,6 @@ class Notes:
 
     def __init__(self, directory: str):
         self._directory = pathlib.Path(directory)
-        self._running: dict[str, Note] = {}
 
     def _path(self, uuid: str) -> pathlib.Path:
         return self._directory / f'{uuid}.json'
@@ -214,36 +214,46 @@ class Notes:
                         instance=instance)
 
     @contextlib.contextmanager
-    def noted(self, context, instance, destination: str, block_migration: bool,
-              migrate_data, post_method):
+    def noted(self, manager, context, instance, destination: str,
+              block_migration: bool, migrate_data, post_method,
+              recover_method):
         """Keep a file while a migration runs.
 
         It stays if the process ends, or if the thread is told to.
 
+        :param manager: nova.compute.manager.ComputeManager
         :param post_method: the manager's, with the source's block devices
+        :param recover_method: the manager's
+        :returns: both, which wait for what they need
         """
         note = Note(instance.uuid, context.request_id, instance.host,
                     destination, block_migration, migrate_data,
                     getattr(post_method, 'keywords', {}).get('source_bdms'))
+
+        def post(*args) -> None:
+            self._take(manager, instance, note, Place.AWAY,
+                       functools.partial(post_method, *args))
+
+        # As Nova's own driver calls it.
+        def recover(context, instance, dest, migrate_data=None,
+                    migration_status='failed') -> None:
+            self._take(manager, instance, note, Place.HERE, functools.partial(
+                recover_method, context, instance, dest, migrate_data,
+                migration_status), migration_status)
+
         path = self._path(instance.uuid)
         self._write(instance, note)
-        self._running[instance.uuid] = note
         try:
-            yield
+            yield post, recover
         except Exception:
             self._forget(path)
             raise
-        finally:
-            del self._running[instance.uuid]
         self._forget(path)
 
-    def take(self, manager, instance, place: Place, step,
-             status: str = 'error') -> None:
+    def _take(self, manager, instance, note: Note, place: Place, step,
+              status: str = 'error') -> None:
         """Take Nova's last step, and again for as long as it has to wait.
 
-        To be called within ``noted``.
-
-        :param manager: nova.compute.manager.ComputeManager
         :param place: where the guest is
         :param step: without arguments; called once
         :param status: of the migration, for a guest that has stayed
@@ -255,7 +265,6 @@ class Notes:
             if not is_unreachable(error):
                 raise
             reason = error
-        note = self._running[instance.uuid]
         context = _context(note.request_id)
         while True:
             LOG.warning("Nova's last step of the live migration to %s waits "

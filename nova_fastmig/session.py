@@ -14,7 +14,6 @@
 
 import collections
 import contextlib
-import functools
 import math
 import os
 import time
@@ -738,32 +737,18 @@ class Sessions:
                 session.teach(self._calibration)
                 self._sinks.emit(context, session.report())
 
-    def noted(self, context, instance, *migration):
-        """Around a migration: see ``interrupted``."""
-        return (self._notes.noted(context, instance, *migration)
-                if _is_tagged(instance) else contextlib.nullcontext())
+    def noted(self, manager, context, instance, destination: str,
+              block_migration: bool, migrate_data, post_method,
+              recover_method):
+        """Around a migration: see ``interrupted``.
 
-    def last_steps(self, manager, post_method, recover_method, context,
-                   instance, destination: str, block_migration: bool,
-                   migrate_data):
-        """Nova's last steps of a migration, which wait for what they need.
-
-        :param manager: nova.compute.manager.ComputeManager
-        :returns: post, to be called without arguments, and recover, to be
-            called with a migration status
+        :returns: gives the two methods to be called
         """
-        def post() -> None:
-            self._notes.take(
-                manager, instance, interrupted.Place.AWAY, functools.partial(
-                    post_method, context, instance, destination,
-                    block_migration, migrate_data))
-
-        def recover(status: str) -> None:
-            self._notes.take(
-                manager, instance, interrupted.Place.HERE, functools.partial(
-                    recover_method, context, instance, destination,
-                    migrate_data, status), status)
-        return post, recover
+        if not _is_tagged(instance):
+            return contextlib.nullcontext((post_method, recover_method))
+        return self._notes.noted(
+            manager, context, instance, destination, block_migration,
+            migrate_data, post_method, recover_method)
 
     def prepare(self, context, instance, migrate_data) -> None:
         """Before Nova prepares a migration: see ``interrupted``."""

@@ -132,7 +132,6 @@ class TestNotes(base.BaseTestCase):
             self.useFixture(fixtures.TempDir()).path) / 'migrations'
         self.path = self.directory / f'{UUID}.json'
         self.notes = interrupted.Notes(str(self.directory))
-        self.host = mock.Mock()
         self.manager = mock.Mock(host='compute1')
         self.tell = mock.Mock()
         self.get = self.useFixture(fixtures.MockPatchObject(
@@ -142,12 +141,12 @@ class TestNotes(base.BaseTestCase):
         bdms = objects.BlockDeviceMappingList(objects=[
             objects.BlockDeviceMapping(connection_info='{"secret": 1}')])
         return self.notes.noted(
-            types.SimpleNamespace(request_id='req-1'),
+            self.manager, types.SimpleNamespace(request_id='req-1'),
             mock.Mock(uuid=UUID, host=source), 'compute2', True,
             objects.LibvirtLiveMigrateData(
                 migration=objects.Migration(id=7), vifs=[],
                 is_shared_block_storage=True),
-            functools.partial(print, source_bdms=bdms))
+            functools.partial(print, source_bdms=bdms), print)
 
     def leave(self, **changes) -> None:
         with contextlib.suppress(greenlet.GreenletExit), self.noted(**changes):
@@ -167,7 +166,7 @@ class TestNotes(base.BaseTestCase):
         with mock.patch.object(
                 objects.MigrationList, 'get_in_progress_by_instance',
                 return_value=[]):
-            self.notes.finish(self.host, self.manager, self.tell)
+            self.notes.finish(mock.Mock(), self.manager, self.tell)
         self.assertFalse(self.path.exists())
         self.assertEqual([], self.manager.mock_calls)
 
@@ -212,13 +211,13 @@ class TestNotes(base.BaseTestCase):
             self.path.write_bytes(content)
             self.assertRaises(ValueError, interrupted.Note.from_bytes,
                               content)
-            self.notes.finish(self.host, self.manager, self.tell)
+            self.notes.finish(mock.Mock(), self.manager, self.tell)
             self.assertFalse(self.path.exists())
         self.tell.assert_not_called()
 
     def test_another_hosts_is_left_alone(self):
         self.leave(source='compute3')
-        self.notes.finish(self.host, self.manager, self.tell)
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
         self.assertTrue(self.path.exists())
         self.get.assert_not_called()
 
@@ -226,7 +225,7 @@ class TestNotes(base.BaseTestCase):
         self.leave()
         self.get.side_effect = nova_exception.InstanceNotFound(
             instance_id=UUID)
-        self.notes.finish(self.host, self.manager, self.tell)
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
         self.assertFalse(self.path.exists())
         self.assertEqual([], self.manager.mock_calls)
 
@@ -272,12 +271,16 @@ class TestLastSteps(base.BaseTestCase):
     def take(self, failure, place=Place.AWAY, status='error'):
         """:param failure: what the step raises; None or a function, too"""
         step = mock.Mock(side_effect=failure)
+        migrate_data = objects.LibvirtLiveMigrateData(migration=self.migration)
         with self.notes.noted(
-                types.SimpleNamespace(request_id='req-1'), self.instance,
-                'compute2', False, objects.LibvirtLiveMigrateData(
-                    migration=self.migration), print):
-            self.notes.take(self.manager, self.instance, place,
-                            step, status)
+                self.manager, types.SimpleNamespace(request_id='req-1'),
+                self.instance, 'compute2', False, migrate_data, step,
+                step) as (post, recover):
+            if place is Place.AWAY:
+                post('context', self.instance, 'compute2', False, migrate_data)
+            else:
+                recover('context', self.instance, 'compute2', migrate_data,
+                        status)
 
     def test_once(self):
         self.take(None)
@@ -301,9 +304,7 @@ class TestLastSteps(base.BaseTestCase):
         self.assertEqual([], self.manager.mock_calls)
 
     def test_its_owner_goes_on_with_it(self):
-        self.instance.host = 'compute1'
-
-        def fail():
+        def fail(*args):
             self.instance.host = 'compute2'
             self.instance.save.side_effect = (
                 nova_exception.UnexpectedTaskStateError(
