@@ -51,6 +51,7 @@ class QemuFeature(enum.StrEnum):
     SINGLE_MEMORY_TRANSACTION = 'x-single-memory-transaction'
     DEFER_SWITCHOVER_WORK = 'x-defer-switchover-work'
     REPORT_BLACKOUT = 'x-report-blackout'
+    EARLY_ANNOUNCE = 'x-early-announce'
 
 
 class Obstacle(enum.StrEnum):
@@ -66,7 +67,7 @@ class Obstacle(enum.StrEnum):
 # The two QEMUs agree on these, and go on without one that a side lacks.
 NEGOTIATED_FEATURES = frozenset({
     QemuFeature.EARLY_RESUME, QemuFeature.SKIP_UNPOPULATED,
-    QemuFeature.REPORT_BLACKOUT})
+    QemuFeature.REPORT_BLACKOUT, QemuFeature.EARLY_ANNOUNCE})
 
 
 @dataclasses.dataclass(frozen=True)

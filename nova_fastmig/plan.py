@@ -67,6 +67,7 @@ _NEEDS = {
     model.QemuFeature.SINGLE_MEMORY_TRANSACTION: _Needs.DESTINATION,
     model.QemuFeature.DEFER_SWITCHOVER_WORK: _Needs.EITHER,
     model.QemuFeature.REPORT_BLACKOUT: _Needs.BOTH,
+    model.QemuFeature.EARLY_ANNOUNCE: _Needs.BOTH,
 }
 
 

@@ -162,12 +162,18 @@ static int open_interface(const char *name)
 		.sll_protocol = htons(ETH_P_ALL),
 		.sll_ifindex = if_nametoindex(name),
 	};
-	int on = 1, s = socket(AF_PACKET, SOCK_RAW, 0);
+	/* As deep as the rings of a forwarder: what waits in the network while
+	 * the guest stands still arrives at once. */
+	int on = 1, queue_bytes = 4 << 20;
+	int s = socket(AF_PACKET, SOCK_RAW, 0);
 
 	if (s < 0)
 		err(1, "AF_PACKET socket");
 	if (setsockopt(s, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on)))
 		err(1, "PACKET_IGNORE_OUTGOING");
+	if (setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &queue_bytes,
+		       sizeof(queue_bytes)))
+		err(1, "SO_RCVBUFFORCE");
 	if (bind(s, (struct sockaddr *)&address, sizeof(address)))
 		err(1, "interface '%s'", name);
 	return s;

@@ -22,6 +22,7 @@ import dataclasses
 
 from nova_fastmig.bench import scenario
 from nova_fastmig import exception
+from nova_fastmig import model
 
 Contender = scenario.Contender
 Control, Driver, Option, Qemu = (
@@ -58,9 +59,12 @@ def _nova(*options: Option, schedule: str = NOVA_TUNED) -> Contender:
                      schedule=schedule)
 
 
-def _libvirt(*options: Option, schedule: str = 'fixed') -> Contender:
+def _libvirt(*options: Option, schedule: str = 'fixed',
+             qemu: Qemu = Qemu.DISTRIBUTION, features: tuple[str, ...] = ()
+             ) -> Contender:
     return Contender(
-        Control.LIBVIRT, options=options, schedule=schedule,
+        Control.LIBVIRT, qemu, features=features, options=options,
+        schedule=schedule,
         downtime_limit_ms=LIMIT_MS if schedule == 'fixed' else None)
 
 
@@ -92,6 +96,12 @@ CONTENDERS: dict[str, Contender] = {
     'virsh': _libvirt(),
     'virsh-post-copy': _libvirt(Option.POST_COPY),
     'virsh-parallel': _libvirt(Option.PARALLEL),
+    # the same on the patched QEMU: all of its features, each alone, none
+    'virsh-patched': _libvirt(qemu=Qemu.PATCHED, features=('all',)),
+    **{f'virsh-{feature}': _libvirt(qemu=Qemu.PATCHED,
+                                    features=(str(feature),))
+       for feature in model.QemuFeature},
+    'virsh-no-feature': _libvirt(qemu=Qemu.PATCHED),
     # other systems' schedules, on libvirt as those do it
     'ovirt': _libvirt(Option.AUTO_CONVERGE,
                       schedule='ovirt-minimal-downtime'),
@@ -175,11 +185,19 @@ class Preset:
     migrations: int
 
 
+# how the patched QEMU comes to its figures is a comparison of its own
+_FEATURES = ('virsh-no-feature',
+             *(f'virsh-{feature}' for feature in model.QemuFeature))
+
 PRESETS: dict[str, Preset] = {
     # under five minutes, also where two cores emulate and are busy
     'quick': Preset(('nova', 'fastmig-patched', 'virsh', 'qemu-patched'),
                     ('idle', 'l2fwd'), 1, 1),
-    'full': Preset(tuple(CONTENDERS), ('idle', 'l2fwd', 'l2fwd-dpdk'), 5, 4),
+    'full': Preset(tuple(name for name in CONTENDERS
+                         if name not in _FEATURES),
+                   ('idle', 'l2fwd', 'l2fwd-dpdk'), 5, 4),
+    'features': Preset(('virsh', *_FEATURES, 'virsh-patched'), ('idle',),
+                       3, 10),
     # guestperf's question: what a size and a dirty rate cost
     'cost': Preset(('nova', 'fastmig', 'fastmig-patched', 'qemu',
                     'qemu-patched'),

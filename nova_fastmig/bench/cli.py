@@ -183,6 +183,7 @@ class BenchRun(command.Command):
                    for control in scenario.Control}}
         total = sum(len(turn.migrations) for turn in comparison.turns())
         try:
+            lab.run('background', 'idle')
             with Progress(total, len(results.runs)) as progress:
                 def keep(made):
                     engine.save(parsed_args.output, made)
@@ -194,6 +195,7 @@ class BenchRun(command.Command):
         finally:
             # as lab/demo and the tests expect it
             lab.run('use-driver', 'fastmig')
+            lab.run('background', 'normal')
         failed = sum(bool(run.failures) for run in results.runs)
         for name, why in results.not_run.items():
             self.app.stderr.write(f'not run: {name}: {why}\n')

@@ -49,6 +49,11 @@ DISTRIBUTION = '/usr/bin/qemu-system-x86_64'
 EMULATOR = types.MappingProxyType({
     scenario.Qemu.DISTRIBUTION: DISTRIBUTION, scenario.Qemu.PATCHED: PATCHED})
 
+# QEMU's announce-self, as after a migration: the guest before this one had the
+# same address and may have ended at the other host, where the switches still
+# send packets to
+ANNOUNCE = types.MappingProxyType(
+    {'initial': 50, 'max': 550, 'rounds': 5, 'step': 100})
 BOOT_TIMEOUT_S = 120
 MIGRATION_TIMEOUT_S = 120
 # before the migration, for the guest to do what it is told, and after it, for
@@ -144,6 +149,13 @@ class Lab:
     def has_patched_qemu(self) -> bool:
         return all((self.state / 'hosts' / host / 'root' /
                     PATCHED.lstrip('/')).exists() for host in COMPUTES)
+
+    def qemu_obstacle(self, contender: scenario.Contender) -> str | None:
+        """Why a contender's QEMU cannot be used; None if it can."""
+        if (contender.qemu == scenario.Qemu.PATCHED and
+                not self.has_patched_qemu):
+            return 'the hosts have no patched QEMU: lab/build-qemu builds it'
+        return None
 
     def machine(self) -> dict[str, ty.Any]:
         """What the results were measured on."""

@@ -16,16 +16,22 @@ Other systems' schedules set the downtime limit meanwhile, as those systems do
 it through libvirt.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
+import json
 import subprocess
+import threading
 import time
 import typing as ty
 
 import libvirt
+import libvirt_qemu
 
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as lab_
+from nova_fastmig.bench import qemu_rig
 from nova_fastmig.bench import scenario
 from nova_fastmig.bench import schedules
 
@@ -41,8 +47,11 @@ OPTIONS = {
     scenario.Option.PARALLEL: ('--parallel', '--parallel-connections', '2'),
 }
 
+# QEMU's last event can be heard after virsh has ended
+EVENTS_WITHIN_S = 2
+
 DOMAIN = """\
-<domain type='{type}'>
+<domain type='{type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>{vcpus}</vcpu>
@@ -70,8 +79,17 @@ DOMAIN = """\
     <serial type='pty'/>
     <memballoon model='virtio'/>
   </devices>
+  <qemu:commandline>{arguments}</qemu:commandline>
 </domain>
 """
+
+
+def arguments(capabilities: Iterable[str]) -> str:
+    """What QEMU is given beside what libvirt gives it, at both hosts."""
+    return ''.join(
+        f"<qemu:arg value='-global'/>"
+        f"<qemu:arg value='migration.{capability}=on'/>"
+        for capability in sorted(capabilities))
 
 
 def migrate_command(contender: scenario.Contender, destination: str
@@ -91,6 +109,83 @@ def to_sample(job: dict[str, ty.Any], first_iteration: int
         job.get('memory_iteration', 0) - first_iteration + 1,
         job.get('data_remaining', 0), job.get('data_processed', 0),
         job.get('data_total', 0))
+
+
+class Events:
+    """What both QEMUs say of a migration, with their own time stamps."""
+
+    NAMES = ('STOP', 'RESUME', 'MIGRATION')
+
+    def __init__(self) -> None:
+        self._times_us: dict[tuple[str, str], int] = {}
+        self._blackout_ns: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def heard(self, connection: libvirt.virConnect, side: str
+              ) -> Iterator[None]:
+        """Listen to the QEMU at one side of the connection."""
+        ids = [libvirt_qemu.qemuMonitorEventRegister(
+            connection, None, name, self._on_event, side)
+            for name in self.NAMES]
+        try:
+            yield
+        finally:
+            for each in ids:
+                libvirt_qemu.qemuMonitorEventDeregister(connection, each)
+
+    def _on_event(self, connection, domain, event, seconds, microseconds,
+                  details, side):
+        if domain.name() != NAME:
+            return
+        says = json.loads(details or '{}')
+        if event == 'MIGRATION':
+            if side == 'source' and says.get('status') == 'completed':
+                self._blackout_ns = says.get('x-blackout', {})
+                self._times_us[side, 'completed'] = 0
+            return
+        self._times_us.setdefault((side, event),
+                                  seconds * 1_000_000 + microseconds)
+
+    def figures(self) -> dict[str, ty.Any]:
+        """Fields of Figures; waits for what has not come yet."""
+        needed = {('source', 'STOP'), ('source', 'completed'),
+                  ('destination', 'RESUME')}
+        deadline_s = time.monotonic() + EVENTS_WITHIN_S
+        while (needed - self._times_us.keys() and
+               time.monotonic() < deadline_s):
+            time.sleep(0.01)
+        return to_figures(self._times_us.get(('source', 'STOP')),
+                          self._times_us.get(('destination', 'RESUME')),
+                          self._blackout_ns)
+
+
+def to_figures(stop_us: int | None, resume_us: int | None,
+               blackout_ns: dict[str, int]) -> dict[str, ty.Any]:
+    """Fields of Figures.
+
+    :param stop_us: when the source said that it had stopped the guest
+    :param resume_us: when the destination said that it runs it; both hosts
+        are on one machine, so their clocks are one
+    :param blackout_ns: a patched QEMU's own ``x-blackout``, which is taken
+        where it is there
+    """
+    downtime_ms = None
+    if 'resume' in blackout_ns:
+        downtime_ms = (blackout_ns['resume'] - blackout_ns['stop']) / 1e6
+    elif None not in (stop_us, resume_us):
+        downtime_ms = (resume_us - stop_us) / 1e3
+    return {'downtime_qemu_ms': downtime_ms,
+            'steps_ms': qemu_rig.steps_ms(blackout_ns)}
+
+
+@functools.cache
+def listen() -> None:
+    """Let libvirt deliver events; for connections that are opened later."""
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=run, name='libvirt-events', daemon=True).start()
 
 
 class LibvirtGuest:
@@ -146,31 +241,34 @@ class LibvirtGuest:
                 workload: scenario.Workload) -> scenario.Run:
         source, destination = self._directions.next()
         command = migrate_command(self._contender, destination)
-        with lab_.watched(self._lab, ADDRESS, workload) as (probe, cpu), \
-                connected(source) as here:
+        events = Events()
+        with connected(source) as here, connected(destination) as there, \
+                events.heard(here, 'source'), \
+                events.heard(there, 'destination'):
             domain = here.lookupByName(NAME)
             domain.migrateSetMaxDowntime(self._rule.initial_ms)
-            started_s, time_text = time.time(), lab_.now()
-            process = subprocess.Popen(  # noqa: S603
-                [self._lab.commands / 'in', source, *command],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True)
-            limits = self._follow(process, domain)
-            ended_s = time.time()
-            output = process.communicate()[0].strip()
-        if process.returncode:
-            raise engine.RigError(f'{" ".join(command)}: {output}')
-        with connected(destination) as there:
+            with lab_.watched(self._lab, ADDRESS, workload) as (probe, cpu):
+                started_s, time_text = time.time(), lab_.now()
+                process = subprocess.Popen(  # noqa: S603
+                    [self._lab.commands / 'in', source, *command],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT, text=True)
+                limits = self._follow(process, domain)
+                ended_s = time.time()
+                output = process.communicate()[0].strip()
+            if process.returncode:
+                raise engine.RigError(f'{" ".join(command)}: {output}')
             job = there.lookupByName(NAME).jobStats(
                 libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED |
                 libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
-        return scenario.Run(
-            key, time_text, source, scenario.Figures(
-                **lab_.packet_figures(probe.result),
-                **lab_.job_figures(job),
-                **cpu.used(source, started_s, ended_s)),
-            self._lab.guest_failures(probe.result),
-            probe.result['blackout_stall_ms'], tuple(limits))
+            return scenario.Run(
+                key, time_text, source, scenario.Figures(
+                    **lab_.packet_figures(probe.result),
+                    **lab_.job_figures(job),
+                    **events.figures(),
+                    **cpu.used(source, started_s, ended_s)),
+                self._lab.guest_failures(probe.result),
+                probe.result['blackout_stall_ms'], tuple(limits))
 
 
 @contextlib.contextmanager
@@ -187,6 +285,7 @@ class LibvirtRig:
         self._lab = lab
         # libvirt's own way to report an error is to print it
         libvirt.registerErrorHandler(lambda context, error: None, None)
+        listen()
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
         unfit = lab_.image_obstacle(turn.guest)
@@ -195,7 +294,7 @@ class LibvirtRig:
         unknown = set(turn.contender.options) - OPTIONS.keys()
         if unknown:
             return f'no virsh command for {", ".join(sorted(unknown))}'
-        return None
+        return self._lab.qemu_obstacle(turn.contender)
 
     def _destroy(self) -> None:
         for host in lab_.COMPUTES:
@@ -212,10 +311,14 @@ class LibvirtRig:
             name=NAME, memory_mib=turn.guest.memory_mib,
             vcpus=turn.guest.vcpus, mac=ADDRESS.mac_address,
             emulator=lab_.EMULATOR[turn.contender.qemu],
+            arguments=arguments(qemu_rig.features(turn.contender)),
             disk=self._lab.place_disk(NAME))
         try:
             with connected(lab_.COMPUTES[0]) as connection:
-                connection.createXML(xml)
+                libvirt_qemu.qemuMonitorCommand(
+                    connection.createXML(xml), json.dumps({
+                        'execute': 'announce-self',
+                        'arguments': dict(lab_.ANNOUNCE)}), 0)
             self._lab.wait_for_guest(ADDRESS)
             yield LibvirtGuest(self._lab, turn.contender)
         except libvirt.libvirtError as error:

@@ -85,9 +85,9 @@ class NovaRig:
 
     def demo(self, *arguments: str) -> None:
         self._lab.on(
-            'controller', 'python', '/usr/src/nova-fastmig/lab/demo.py',
-            '--directory', f'/opt/lab/{DIRECTORY}', *arguments,
-            timeout_s=300)
+            'controller', 'chrt', '--idle', '0', 'python',
+            '/usr/src/nova-fastmig/lab/demo.py', '--directory',
+            f'/opt/lab/{DIRECTORY}', *arguments, timeout_s=300)
 
     def last_run(self) -> dict[str, ty.Any]:
         path = self._lab.state / 'share' / DIRECTORY / 'runs.jsonl'
@@ -100,10 +100,7 @@ class NovaRig:
         unknown = set(turn.contender.options) - LIBVIRT_OPTIONS.keys()
         if unknown:
             return f'Nova has no option for {", ".join(sorted(unknown))}'
-        if (turn.contender.qemu == scenario.Qemu.PATCHED and
-                not self._lab.has_patched_qemu):
-            return 'the hosts have no patched QEMU: lab/build-qemu builds it'
-        return None
+        return self._lab.qemu_obstacle(turn.contender)
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
@@ -115,6 +112,7 @@ class NovaRig:
             options += ['--qemu', str(contender.qemu), '--features',
                         ','.join(contender.features) or 'none']
         self._lab.run('use-driver', str(contender.driver), *options)
+        self._lab.run('background', 'idle')
         try:
             self.demo('prepare', '--server', SERVER, '--ram-mib',
                       str(turn.guest.memory_mib), '--vcpus',

@@ -68,6 +68,13 @@ class Settings:
     parameters: dict[str, ty.Any]
 
 
+def features(contender: scenario.Contender) -> set[str]:
+    """The capabilities of the patched QEMU that a contender uses."""
+    if contender.features == ('all',):
+        return set(map(str, model.QemuFeature))
+    return set(contender.features)
+
+
 def settings(contender: scenario.Contender) -> Settings:
     both, source = {'return-path'}, set()
     parameters = dict(PARAMETERS)
@@ -75,8 +82,7 @@ def settings(contender: scenario.Contender) -> Settings:
         both |= OPTIONS[option][0]
         source |= OPTIONS[option][1]
         parameters |= OPTIONS[option][2]
-    both |= (set(map(str, model.QemuFeature))
-             if contender.features == ('all',) else set(contender.features))
+    both |= features(contender)
     return Settings(frozenset(both), frozenset(source), parameters)
 
 
@@ -127,6 +133,7 @@ class QemuGuest:
         self._rule = schedules.rule(turn.contender.schedule,
                                     turn.contender.downtime_limit_ms)
         self._here = run(rig.start(rig.sides[0], turn))
+        run(self._here.command('announce-self', **lab_.ANNOUNCE))
         self._there: monitor.Monitor | None = None
         # of the present migration
         self._limits: list[tuple[float, int]] = []
@@ -247,10 +254,7 @@ def option_obstacle(lab: lab_.Lab, contender: scenario.Contender
     unknown = set(contender.options) - OPTIONS.keys()
     if unknown:
         return f'no capability for {", ".join(sorted(unknown))}'
-    if (contender.qemu == scenario.Qemu.PATCHED and
-            not lab.has_patched_qemu):
-        return 'the hosts have no patched QEMU: lab/build-qemu builds it'
-    return None
+    return lab.qemu_obstacle(contender)
 
 
 async def until_it_listens(address: ty.Any, what: str) -> None:

@@ -32,6 +32,7 @@ TIMESPEC = struct.Struct('@ll')
 # see struct beacon in guest/init.c; behind an Ethernet header
 BEACON = struct.Struct('=14s4s16sQQ')
 MAGIC = b'nfmb'
+ETHERTYPE_RARP = b'\x80\x35'
 RECEIVE_BUFFER_BYTES = 4 << 20
 # packets of the destination that end the observation
 TAIL = 100
@@ -52,6 +53,14 @@ class Packet:
     boot_id: bytes
     sequence: int
     guest_ns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Announcement:
+    """A RARP frame, which QEMU sends for the guest."""
+
+    arrival_s: float
+    sender: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Gap:
 class Receiver:
     def __init__(self):
         self._packets = []
+        self._announcements = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -107,18 +117,27 @@ class Receiver:
                 data, control, _, address = self._socket.recvmsg(2048, 64)
             except BlockingIOError:
                 return
+            seconds, ns = TIMESPEC.unpack(control[0][2])
+            arrival_s, sender = seconds + ns / 1e9, address[1]
+            if data[12:14] == ETHERTYPE_RARP:
+                self._announcements.append(Announcement(arrival_s, sender))
             if len(data) < BEACON.size:
                 continue
             _, magic, boot_id, sequence, guest_ns = BEACON.unpack_from(data)
             if magic != MAGIC:
                 continue
-            seconds, ns = TIMESPEC.unpack(control[0][2])
-            self._packets.append(Packet(seconds + ns / 1e9, address[1],
-                                        boot_id, sequence, guest_ns))
+            self._packets.append(Packet(arrival_s, sender, boot_id, sequence,
+                                        guest_ns))
 
     def clear(self):
         self._read()
         del self._packets[:-1]
+        self._announcements.clear()
+
+    @property
+    def announcements(self):
+        self._read()
+        return list(self._announcements)
 
     @property
     def packets(self):

@@ -111,6 +111,57 @@ class TestGuest(Base):
         await self._flip(lambda start: not any(start))
 
 
+class TestAnnouncement(Base):
+    """When the network is told where the guest is."""
+
+    # so that the destination runs the guest when it is told to, later
+    NOT_EARLY = variants.ALL - {'x-early-resume'}
+    LATE = pair.Libvirt(cont_delay_ms=100)
+
+    async def _first_announcement_ms(self, capabilities):
+        """After the destination's RESUME, so less than 0 is before it."""
+        guest_pair = await self.guest(patched(capabilities), guest=IDLE)
+        source = guest_pair.beacons.packets[0].sender
+        result = await self.hop(guest_pair, patched(capabilities),
+                                libvirt=self.LATE)
+        return min(each.arrival_s - result.resume_s
+                   for each in guest_pair.beacons.announcements
+                   if each.sender != source) * 1000
+
+    async def test_when_the_source_has_stopped_the_guest(self):
+        self.assertLess(await self._first_announcement_ms(self.NOT_EARLY),
+                        -self.LATE.cont_delay_ms)
+
+    async def test_when_the_guest_runs(self):
+        self.assertGreater(
+            await self._first_announcement_ms(
+                self.NOT_EARLY - {'x-early-announce'}), -1)
+
+    async def test_the_guest_goes_on_at_the_source(self):
+        """As libvirt has it if it cannot finish at the destination."""
+        side = patched(self.NOT_EARLY)
+        guest_pair = await self.guest(side, guest=IDLE)
+        here = guest_pair.beacons.packets[0].sender
+        await guest_pair.start_destination(side)
+        uri = await guest_pair.prepare(libvirt=self.LATE)
+        guest_pair.beacons.clear()
+        await guest_pair.source.command('migrate', uri=uri)
+        await guest_pair.source.until(
+            lambda: 'completed' in guest_pair.source.migration_statuses,
+            'the end of the migration')
+        await guest_pair.destination.stop()
+        self.assertNotIn(here, self._senders(guest_pair))
+        await guest_pair.source.command('cont')
+        async with asyncio.timeout(10):
+            while here not in self._senders(guest_pair):
+                await asyncio.sleep(0.01)
+        await guest_pair.guest_verified_all()
+
+    @staticmethod
+    def _senders(guest_pair):
+        return {each.sender for each in guest_pair.beacons.announcements}
+
+
 class TestAllFeatures(Base):
     """Everything on, both sides patched, back and forth."""
 
@@ -148,7 +199,8 @@ class TestAllFeatures(Base):
         What needs a return path must stay off by itself, or be refused.
         """
         sides = variants.ALL - {'x-drained-switchover', 'x-early-resume',
-                                'x-report-blackout', 'x-skip-unpopulated'}
+                                'x-report-blackout', 'x-skip-unpopulated',
+                                'x-early-announce'}
         guest_pair = await self.guest(patched(sides), guest=IDLE)
         for channels in (0, 2):
             await self.hop(guest_pair, patched(sides), libvirt=None,
@@ -303,7 +355,7 @@ class TestMixed(Base):
     async def test_without_libvirt(self):
         capabilities = variants.ALL - {
             'x-drained-switchover', 'x-early-resume', 'x-report-blackout',
-            'x-skip-unpopulated'}
+            'x-skip-unpopulated', 'x-early-announce'}
         guest_pair = await self.guest(patched(capabilities), guest=IDLE)
         for destination in (variants.stock(), patched(capabilities),
                             patched({})):

@@ -27,11 +27,12 @@ FEATURES = (
     'x-single-memory-transaction',
     'x-defer-switchover-work',
     'x-report-blackout',
+    'x-early-announce',
 )
 ALL = frozenset(FEATURES)
 # Those on which the two sides agree; query-migrate lists them.
 TWO_SIDED = frozenset({'x-early-resume', 'x-skip-unpopulated',
-                       'x-report-blackout'})
+                       'x-report-blackout', 'x-early-announce'})
 # The switches that take an old optimization away, for measurements.
 MEASURE = ('x-measure-eager-cleanup', 'x-measure-sse2-zero-page',
            'x-measure-cpu-state-sync')

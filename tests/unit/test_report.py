@@ -120,6 +120,7 @@ class TestPatchedQemu(base.BaseTestCase):
         self.assertEqual(
             {'x-tcp-nodelay': 'because',
              'x-skip-unpopulated': 'the two QEMUs did not agree on it',
+             'x-early-announce': 'the two QEMUs did not agree on it',
              'x-report-blackout': 'the two QEMUs did not agree on it'},
             dict(made.unused_features))
         self.assertEqual(
@@ -130,15 +131,15 @@ class TestPatchedQemu(base.BaseTestCase):
         line = report.to_line(self.make(resumed_ms=3.2))
         self.assertEqual(
             'fastmig SLA met: completed, downtime 4/10 ms, total 800/2000 ms '
-            '(QEMU, libvirt job statistics), 9/9 QEMU features', line)
-        self.assertEqual((4, 9), tuple(
+            '(QEMU, libvirt job statistics), 10/10 QEMU features', line)
+        self.assertEqual((4, 10), tuple(
             report.parse_line(line)[each]
             for each in ('downtime_ms', 'features')))
 
     def test_line_with_a_reason(self):
         read = report.parse_line(report.to_line(self.make(
             outcome=model.Outcome.FAILED, reason='why, 3/9 QEMU features')))
-        self.assertEqual((9, 'why, 3/9 QEMU features'),
+        self.assertEqual((10, 'why, 3/9 QEMU features'),
                          (read['features'], read['reason']))
 
 

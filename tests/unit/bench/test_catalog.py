@@ -38,10 +38,17 @@ class TestCatalog(base.BaseTestCase):
         self.assertEqual(len(preset.contenders) * len(preset.workloads),
                          len(made.scenarios))
 
-    def test_full_has_everything(self):
-        made = catalog.preset('full')
+    def test_full_and_features_have_everything(self):
         self.assertEqual(set(catalog.CONTENDERS.values()),
-                         {each.contender for each in made.scenarios})
+                         {each.contender for name in ('full', 'features')
+                          for each in catalog.preset(name).scenarios})
+
+    def test_each_feature_alone(self):
+        self.assertEqual(
+            [(), (), *((feature,) for feature in model.QemuFeature),
+             ('all',)],
+            [each.contender.features
+             for each in catalog.preset('features').scenarios])
 
     def test_features_exist(self):
         for each in catalog.CONTENDERS.values():

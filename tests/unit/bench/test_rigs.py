@@ -83,9 +83,23 @@ class TestLibvirt(base.BaseTestCase):
     def test_domain(self):
         xml = ElementTree.fromstring(libvirt_rig.DOMAIN.format(
             type='qemu', name='a', memory_mib=512, vcpus=2,
-            mac='52:54:00:00:00:01', emulator=lab.PATCHED, disk='/d.img'))
+            mac='52:54:00:00:00:01', emulator=lab.PATCHED, disk='/d.img',
+            arguments=libvirt_rig.arguments({'x-b', 'x-a'})))
         self.assertEqual('512', xml.findtext('memory'))
         self.assertEqual(lab.PATCHED, xml.findtext('devices/emulator'))
+        self.assertEqual(
+            ['-global', 'migration.x-a=on', '-global', 'migration.x-b=on'],
+            [each.get('value') for each in xml.find(
+                '{http://libvirt.org/schemas/domain/qemu/1.0}commandline')])
+
+    @ddt.data((None, None, {}, None), (5_000, None, {}, None),
+              (5_000, 12_500, {}, 7.5),
+              (5_000, 12_500, {'stop': 10**6, 'stopped': 10**6}, 7.5),
+              (5_000, 12_500, {'stop': 10**6, 'resume': 5 * 10**6}, 4.0))
+    @ddt.unpack
+    def test_downtime(self, stop_us, resume_us, blackout_ns, wanted_ms):
+        self.assertEqual(wanted_ms, libvirt_rig.to_figures(
+            stop_us, resume_us, blackout_ns)['downtime_qemu_ms'])
 
     def test_sample(self):
         sample = libvirt_rig.to_sample(
