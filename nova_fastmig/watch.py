@@ -431,7 +431,8 @@ class Watch:
         """The statistics of a migration that has moved the guest.
 
         libvirt sends its own when it has torn the source down, which can be
-        after the migration call has returned.
+        after the migration call has returned. A busy host hands them over
+        late, and what QEMU said before them too.
 
         :param timeout_s: how long to wait for them
         """
@@ -443,6 +444,8 @@ class Watch:
             for item in self._mailbox.take(left_s):
                 if isinstance(item, JobCompleted):
                     self._completed = item
+                elif isinstance(item, QemuCompleted):
+                    self._ask_qemu(item)
                 elif isinstance(item, model.Moment):
                     self._moments.append(item)
         return to_completed(self._completed.stats, self._qemu, self._moments)

@@ -397,6 +397,18 @@ class TestWatch(base.BaseTestCase):
             self.assertEqual(expected,
                              watching.completed(0).agreed_features)
 
+    def test_what_qemu_says_comes_after_the_end(self):
+        """A host that is busy delivers libvirt's events late."""
+        self.mailbox.put(watch.Ended(None))
+        watching = watch.Watch(None, self.mailbox, 60000, 60.0,
+                               is_patched=True)
+        watching.run(self.fail)
+        self.mailbox.put(watch.QemuCompleted(
+            {'status': 'completed', 'x-features': ['x-report-blackout']}))
+        self.mailbox.put(watch.JobCompleted({'downtime': 1}))
+        self.assertEqual({'x-report-blackout'},
+                         watching.completed(30).agreed_features)
+
     def test_an_ordinary_qemu_is_not_asked(self):
         """libvirt would note it on the guest."""
         self.mailbox.put(watch.QemuCompleted({'status': 'completed'}))
