@@ -8,26 +8,32 @@
 AUTOGROUP=/proc/sys/kernel/sched_autogroup_enabled
 BACKGROUND_UNITS='nova-compute\.service|neutron-openvswitch-agent\.service'
 
+background_is_idle() { [ -e "$RUN/background" ]; }
+
 background_idle() {
     # Each service is a session, and with autogroups each session has the same
     # share of a core, whatever its processes' policy is.
-    if [ "$(cat "$AUTOGROUP" 2>/dev/null)" = 1 ]; then
-        : >"$RUN/autogroup"
+    if [ -e "$AUTOGROUP" ]; then
+        background_is_idle || cat "$AUTOGROUP" >"$RUN/background"
         echo 0 >"$AUTOGROUP"
+    else
+        : >"$RUN/background"
     fi
     background_policy idle
 }
 
 background_normal() {
     background_policy other
-    autogroup_restore
+    autogroups_back
 }
 
-# lab/down calls it, too: a measurement may have been killed
-autogroup_restore() {
-    [ -e "$RUN/autogroup" ] || return 0
-    echo 1 >"$AUTOGROUP"
-    rm "$RUN/autogroup"
+# Also for lab/down, as whoever measured may have been killed.
+autogroups_back() {
+    local was
+    background_is_idle || return 0
+    was=$(cat "$RUN/background")
+    [ -z "$was" ] || echo "$was" >"$AUTOGROUP"
+    rm "$RUN/background"
 }
 
 background_policy() {
