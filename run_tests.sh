@@ -286,6 +286,7 @@ run_functional() {
     # The fixtures of older releases know eventlet only.
     (($1 < 34)) || backends=(threading eventlet)
     bin=$(environment "$1")
+    # Half of a test's time is waiting for what services do at intervals.
     for backend in "${backends[@]}"; do
         # Nova's own switch, read before anything is monkey-patched.
         step "functional (Nova $1, $backend)" env \
@@ -294,7 +295,8 @@ run_functional() {
                 [[ $backend == threading ]] && echo true || echo false
             )" \
             PYTHON="$bin/python" \
-            "$bin/stestr" --test-path tests/functional run
+            "$bin/stestr" --test-path tests/functional run \
+            --concurrency $((2 * $(nproc)))
     done
 }
 
