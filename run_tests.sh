@@ -286,7 +286,7 @@ run_functional() {
     # The fixtures of older releases know eventlet only.
     (($1 < 34)) || backends=(threading eventlet)
     bin=$(environment "$1")
-    # Half of a test's time is waiting for what services do at intervals.
+    # A part of a test's time is waiting for what services do at intervals.
     for backend in "${backends[@]}"; do
         # Nova's own switch, read before anything is monkey-patched.
         step "functional (Nova $1, $backend)" env \
@@ -296,7 +296,7 @@ run_functional() {
             )" \
             PYTHON="$bin/python" \
             "$bin/stestr" --test-path tests/functional run \
-            --concurrency $((2 * $(nproc)))
+            --concurrency $(($(nproc) + 1))
     done
 }
 

@@ -54,6 +54,19 @@ class TwoHosts(nova_base.ServersTestBase):
         """What each host has; None for what Nova's fixture takes."""
         return None
 
+    def _wait_for_migration_status(self, server, expected_statuses):
+        """As Nova's, which gives up after some five seconds, but longer.
+
+        Tests share the cores, and some migrations take three by themselves.
+        """
+        for attempt in range(12):
+            try:
+                return super()._wait_for_migration_status(
+                    server, expected_statuses)
+            except AssertionError:
+                if attempt == 11:
+                    raise
+
     def boot(self, **extra_specs) -> dict:
         """A server on host src.
 
