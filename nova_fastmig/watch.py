@@ -388,6 +388,15 @@ class Watch:
                       else self._guest.query_migrate())
         LOG.debug('QEMU says at its end: %s', self._qemu)
 
+    def _keep(self, item: ty.Any) -> None:
+        """Keep what says something of the migration, whenever it comes."""
+        if isinstance(item, JobCompleted):
+            self._completed = item
+        elif isinstance(item, QemuCompleted):
+            self._ask_qemu(item)
+        elif isinstance(item, model.Moment):
+            self._moments.append(item)
+
     def run(self, look: ty.Callable[[float, dict], float | None],
             switched: ty.Callable[[], None] = lambda: None) -> Ended:
         """Call ``look`` on each event and poll, and at the deadline.
@@ -408,13 +417,9 @@ class Watch:
             for item in items:
                 if isinstance(item, Ended):
                     ended = item
-                elif isinstance(item, JobCompleted):
-                    self._completed = item
                 elif isinstance(item, QemuCompleted):
                     switched()
-                    self._ask_qemu(item)
-                elif isinstance(item, model.Moment):
-                    self._moments.append(item)
+                self._keep(item)
             if ended is not None:
                 return ended
             if items and all(isinstance(item, model.Moment | QemuCompleted)
@@ -442,12 +447,7 @@ class Watch:
             if left_s <= 0:
                 return to_completed({}, self._qemu, self._moments)
             for item in self._mailbox.take(left_s):
-                if isinstance(item, JobCompleted):
-                    self._completed = item
-                elif isinstance(item, QemuCompleted):
-                    self._ask_qemu(item)
-                elif isinstance(item, model.Moment):
-                    self._moments.append(item)
+                self._keep(item)
         return to_completed(self._completed.stats, self._qemu, self._moments)
 
     def stayed(self, outcome: model.Outcome, reason: str, timeout_s: float,

@@ -169,13 +169,11 @@ def to_figures(stop_us: int | None, resume_us: int | None,
     :param blackout_ns: a patched QEMU's own ``x-blackout``, which is taken
         where it is there
     """
-    downtime_ms = None
-    if 'resume' in blackout_ns:
-        downtime_ms = (blackout_ns['resume'] - blackout_ns['stop']) / 1e6
-    elif None not in (stop_us, resume_us):
+    steps_ms = qemu_rig.steps_ms(blackout_ns)
+    downtime_ms = steps_ms.get('resumed_ms')
+    if downtime_ms is None and None not in (stop_us, resume_us):
         downtime_ms = (resume_us - stop_us) / 1e3
-    return {'downtime_qemu_ms': downtime_ms,
-            'steps_ms': qemu_rig.steps_ms(blackout_ns)}
+    return {'downtime_qemu_ms': downtime_ms, 'steps_ms': steps_ms}
 
 
 @functools.cache

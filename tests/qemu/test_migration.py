@@ -198,9 +198,7 @@ class TestAllFeatures(Base):
 
         What needs a return path must stay off by itself, or be refused.
         """
-        sides = variants.ALL - {'x-drained-switchover', 'x-early-resume',
-                                'x-report-blackout', 'x-skip-unpopulated',
-                                'x-early-announce'}
+        sides = variants.ALL - variants.NEED_RETURN_PATH
         guest_pair = await self.guest(patched(sides), guest=IDLE)
         for channels in (0, 2):
             await self.hop(guest_pair, patched(sides), libvirt=None,
@@ -353,9 +351,7 @@ class TestMixed(Base):
         await self._tour(multifd_channels=2)
 
     async def test_without_libvirt(self):
-        capabilities = variants.ALL - {
-            'x-drained-switchover', 'x-early-resume', 'x-report-blackout',
-            'x-skip-unpopulated', 'x-early-announce'}
+        capabilities = variants.ALL - variants.NEED_RETURN_PATH
         guest_pair = await self.guest(patched(capabilities), guest=IDLE)
         for destination in (variants.stock(), patched(capabilities),
                             patched({})):

@@ -33,6 +33,8 @@ ALL = frozenset(FEATURES)
 # Those on which the two sides agree; query-migrate lists them.
 TWO_SIDED = frozenset({'x-early-resume', 'x-skip-unpopulated',
                        'x-report-blackout', 'x-early-announce'})
+# What a migration without a return path cannot use.
+NEED_RETURN_PATH = TWO_SIDED | {'x-drained-switchover'}
 # The switches that take an old optimization away, for measurements.
 MEASURE = ('x-measure-eager-cleanup', 'x-measure-sse2-zero-page',
            'x-measure-cpu-state-sync')
