@@ -107,6 +107,21 @@ class Receiver:
         self.port = self._socket.getsockname()[1]
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
+    def sender(self):
+        """Return the socket of one QEMU, with a port that no other has.
+
+        One that QEMU opens has SO_REUSEADDR: for UDP, the kernel may then
+        give two QEMUs the same port, and nothing tells them apart.
+        """
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sender.bind(('127.0.0.1', 0))
+            sender.connect(('127.0.0.1', self.port))
+        except OSError:
+            sender.close()
+            raise
+        return sender
+
     def close(self):
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()

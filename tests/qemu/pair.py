@@ -22,6 +22,7 @@
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -133,7 +134,7 @@ class Qemu(monitor.Monitor):
         self.log = log
         self.process = None
 
-    async def start(self):
+    async def start(self, *pass_fds):
         ours, theirs = socket.socketpair()
         with theirs, open(self.log, 'ab') as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -142,7 +143,7 @@ class Qemu(monitor.Monitor):
                 '-chardev', f'socket,id=monitor,fd={theirs.fileno()}',
                 '-mon', 'chardev=monitor,mode=control',
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=[theirs.fileno()])
+                pass_fds=[theirs.fileno(), *pass_fds])
         self._tasks.append(asyncio.create_task(self._watch_process()))
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -231,7 +232,7 @@ class Pair:
         test_guest.make_disk(files, disk, options)
         return ['-drive', f'file={disk},format=raw,if=virtio']
 
-    def _arguments(self, side, name):
+    def _arguments(self, side, name, network):
         m = self.machine
         arguments = [
             side.binary, '-nodefaults', '-no-user-config', '-display', 'none',
@@ -246,11 +247,10 @@ class Pair:
         for directory in FIRMWARE_DIRECTORIES:
             if os.path.isdir(directory):
                 arguments += ['-L', directory]
-        if self.beacons:
+        if network:
             arguments += [
-                '-netdev', 'dgram,id=net,local.type=inet,'
-                'local.host=127.0.0.1,local.port=0,remote.type=inet,'
-                f'remote.host=127.0.0.1,remote.port={self.beacons.port}',
+                '-netdev', 'dgram,id=net,local.type=fd,'
+                f'local.str={network.fileno()}',
                 '-device', 'virtio-net-pci,netdev=net,romfile=']
         for key, value in side.migration_globals.items():
             arguments += ['-global', f'migration.{key}={value}']
@@ -258,10 +258,15 @@ class Pair:
 
     async def _start(self, name, side, *arguments):
         name = f'{name}-{len(self._started)}'
-        process = Qemu(name, [*self._arguments(side, name), *arguments],
-                       self.directory / f'{name}.log')
-        self._started.append(process)
-        await process.start()
+        with contextlib.ExitStack() as stack:
+            network = None
+            if self.beacons:
+                network = stack.enter_context(self.beacons.sender())
+            process = Qemu(
+                name, [*self._arguments(side, name, network), *arguments],
+                self.directory / f'{name}.log')
+            self._started.append(process)
+            await process.start(*[network.fileno()] if network else [])
         return process
 
     # ------------------------------------------------------------ the guest
