@@ -64,4 +64,6 @@ driver_set() {
     each driver_restart_on "${COMPUTES[@]}"
     echo "$driver" >"$STATE/driver"
     computes_are_up
+    # what was started anew has the policy of what was there before
+    ! background_is_idle || background_policy idle
 }

@@ -194,8 +194,8 @@ class BenchRun(command.Command):
                     lab_.now)
         finally:
             # as lab/demo and the tests expect it
-            lab.run('use-driver', 'fastmig')
             lab.run('background', 'normal')
+            lab.run('use-driver', 'fastmig')
         failed = sum(bool(run.failures) for run in results.runs)
         for name, why in results.not_run.items():
             self.app.stderr.write(f'not run: {name}: {why}\n')

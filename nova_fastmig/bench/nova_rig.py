@@ -112,7 +112,6 @@ class NovaRig:
             options += ['--qemu', str(contender.qemu), '--features',
                         ','.join(contender.features) or 'none']
         self._lab.run('use-driver', str(contender.driver), *options)
-        self._lab.run('background', 'idle')
         try:
             self.demo('prepare', '--server', SERVER, '--ram-mib',
                       str(turn.guest.memory_mib), '--vcpus',
