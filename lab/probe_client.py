@@ -39,12 +39,15 @@ class Probe:
     :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
         now on; None: as it does
     :param seconds: it ends by itself after so long
+    :param interface: that it sends from
+    :param source: its IP address there, and no host's own
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10, rewrite_mib_per_s=None, seconds=600):
+                 answer_within_s=10, rewrite_mib_per_s=None, seconds=600,
+                 interface=INTERFACE, source=SOURCE):
         self._command = [
-            str(program), '--interface', INTERFACE, '--source', SOURCE,
+            str(program), '--interface', interface, '--source', source,
             '--mac', port.mac_address,
             '--destination', port.fixed_ips[0]['ip_address'],
             '--rate', str(rate), '--answer-within', str(answer_within_s),

@@ -17,11 +17,12 @@
 3. ``schedules``  how other systems choose the downtime limit
 4. ``engine``     carries a comparison out, and goes on where it was ended
 5. ``lab``        the lab's hosts; ``nova_rig``, ``libvirt_rig``, ``qemu_rig``
-                  and ``dpdk_rig`` migrate guests between them
+                  and ``dpdk_rig`` migrate guests between them. ``hosts``, two
+                  others for ``libvirt_rig``, which ``hosts_file`` describes
 6. ``analyze``    figures of many runs: medians, percentiles, intervals
 7. ``plot``, ``html``  pictures, and the report with the pictures inside
 8. ``cli``        ``nova-fastmig bench ...``
 
-``scenario``, ``catalog``, ``schedules`` are pure. ``monitor``, a session with
-a QEMU, is for tests/qemu too.
+``scenario``, ``catalog``, ``schedules``, ``hosts_file`` are pure. ``monitor``,
+a session with a QEMU, is for tests/qemu too.
 """

@@ -198,6 +198,11 @@ PRESETS: dict[str, Preset] = {
                    ('idle', 'l2fwd', 'l2fwd-dpdk'), 5, 4),
     'features': Preset(('virsh', *_FEATURES, 'virsh-patched'), ('idle',),
                        3, 10),
+    # what runs on two given hosts
+    'libvirt': Preset(tuple(
+        name for name, each in CONTENDERS.items()
+        if each.control == Control.LIBVIRT and name not in _FEATURES),
+        ('idle', 'l2fwd'), 5, 4),
     # guestperf's question: what a size and a dirty rate cost
     'cost': Preset(('nova', 'fastmig', 'fastmig-patched', 'qemu',
                     'qemu-patched'),

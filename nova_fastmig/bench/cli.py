@@ -70,7 +70,8 @@ def chosen(args: argparse.Namespace) -> scenario.Comparison:
 
     :raises: catalog.UnknownName
     """
-    name = 'quick' if args.quick else args.comparison
+    name = 'quick' if args.quick else args.comparison or (
+        'libvirt' if args.hosts else 'full')
     if name not in catalog.PRESETS:
         raise catalog.UnknownName(
             f'comparison {name!r}: must be one of '
@@ -120,12 +121,49 @@ class Progress:
                                 highlight=False, markup=False)
 
 
+def _rigs_on_the_lab(lab) -> dict:
+    """(control, data plane) -> who migrates it."""
+    from nova_fastmig.bench import dpdk_rig
+    from nova_fastmig.bench import libvirt_rig
+    from nova_fastmig.bench import nova_rig
+    from nova_fastmig.bench import qemu_rig
+    kernel, dpdk = scenario.DataPlane
+    return {(scenario.Control.NOVA, kernel): nova_rig.NovaRig(lab),
+            (scenario.Control.LIBVIRT, kernel): libvirt_rig.LibvirtRig(lab),
+            (scenario.Control.QEMU, kernel): qemu_rig.QemuRig(lab),
+            **{(control, dpdk): dpdk_rig.DpdkRig(lab)
+               for control in scenario.Control}}
+
+
+def _rigs_on_hosts(given) -> dict:
+    """The same on hosts that are given."""
+    from nova_fastmig.bench import hosts
+    from nova_fastmig.bench import libvirt_rig
+    return {**{(control, plane): hosts.LabOnly()
+               for control in scenario.Control
+               for plane in scenario.DataPlane},
+            (scenario.Control.LIBVIRT, scenario.DataPlane.KERNEL):
+                libvirt_rig.LibvirtRig(given)}
+
+
+@contextlib.contextmanager
+def _idle(lab):
+    """Leave the processor to the migrations."""
+    try:
+        lab.run('background', 'idle')
+        yield
+    finally:
+        # as lab/demo and the tests expect it
+        lab.run('background', 'normal')
+        lab.run('use-driver', 'fastmig')
+
+
 class BenchRun(command.Command):
     """Migrate guests in every way, in turns, and keep the figures.
 
-    It uses the lab of the checkout that the package is installed from, and
-    needs root. An interrupted run goes on when it is started again with the
-    same options.
+    It uses the lab of the checkout that the package is installed from, or two
+    hosts that are given, and needs root. An interrupted run goes on when it is
+    started again with the same options.
     """
 
     def get_parser(self, prog_name):
@@ -135,8 +173,9 @@ class BenchRun(command.Command):
             default='bench.json', help='results; those that are '
             'there are kept (default: %(default)s)')
         parser.add_argument(
-            '--comparison', default='full',
-            help=f'one of {", ".join(catalog.PRESETS)} (default: full)')
+            '--comparison',
+            help=f'one of {", ".join(catalog.PRESETS)} (default: full, or '
+                 f'libvirt with --hosts)')
         parser.add_argument(
             '--quick', action='store_true',
             help='the same as --comparison quick: under five minutes')
@@ -148,6 +187,10 @@ class BenchRun(command.Command):
             '--workloads', type=_names, metavar='NAME[,NAME...]',
             help=f'instead of those of the comparison: '
                  f'{", ".join(catalog.WORKLOADS)}')
+        parser.add_argument(
+            '--hosts', metavar='FILE', type=pathlib.Path,
+            help='two hosts to use instead of the lab, through libvirt; the '
+                 'documentation of the benchmarks says what is in the file')
         parser.add_argument('--rounds', type=_positive,
                             help='how often each contender has its turn')
         parser.add_argument('--migrations', type=_positive,
@@ -157,45 +200,36 @@ class BenchRun(command.Command):
     def take_action(self, parsed_args):
         comparison = chosen(parsed_args)
         with extra():
-            from nova_fastmig.bench import dpdk_rig
+            from nova_fastmig.bench import hosts
             from nova_fastmig.bench import lab as lab_
-            from nova_fastmig.bench import libvirt_rig
-            from nova_fastmig.bench import nova_rig
-            from nova_fastmig.bench import qemu_rig
             import rich  # noqa: F401
+        # a mistake in the file is said first
+        place = hosts.Hosts(parsed_args.hosts) if parsed_args.hosts else (
+            lab_.Lab())
         if os.geteuid():
-            raise CannotRun('bench run needs root, for the lab')
-        lab = lab_.Lab()
-        if not os.environ.get(INSIDE):
-            self._enter(lab)
+            raise CannotRun(f'bench run needs root, for the '
+                            f'{"generator" if parsed_args.hosts else "lab"}')
+        if parsed_args.hosts:
+            rigs, prepared = _rigs_on_hosts(place), contextlib.nullcontext()
+        else:
+            if not os.environ.get(INSIDE):
+                self._enter(place)
+            rigs, prepared = _rigs_on_the_lab(place), _idle(place)
         # a QEMU that quits as it was told is an error to it
         logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
         command_line = shlex.join(
             [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
-        results = engine.begin(parsed_args.output, comparison, lab.machine(),
-                               command_line)
-        kernel, dpdk = scenario.DataPlane
-        rigs = {(scenario.Control.NOVA, kernel): nova_rig.NovaRig(lab),
-                (scenario.Control.LIBVIRT, kernel):
-                    libvirt_rig.LibvirtRig(lab),
-                (scenario.Control.QEMU, kernel): qemu_rig.QemuRig(lab),
-                **{(control, dpdk): dpdk_rig.DpdkRig(lab)
-                   for control in scenario.Control}}
+        results = engine.begin(parsed_args.output, comparison,
+                               place.machine(), command_line)
         total = sum(len(turn.migrations) for turn in comparison.turns())
-        try:
-            lab.run('background', 'idle')
-            with Progress(total, len(results.runs)) as progress:
-                def keep(made):
-                    engine.save(parsed_args.output, made)
-                    progress.show(made)
-                results = engine.run(
-                    results, lambda turn: rigs[
-                        turn.contender.control, turn.guest.data_plane], keep,
-                    lab_.now)
-        finally:
-            # as lab/demo and the tests expect it
-            lab.run('background', 'normal')
-            lab.run('use-driver', 'fastmig')
+        with prepared, Progress(total, len(results.runs)) as progress:
+            def keep(made):
+                engine.save(parsed_args.output, made)
+                progress.show(made)
+            results = engine.run(
+                results, lambda turn: rigs[
+                    turn.contender.control, turn.guest.data_plane], keep,
+                lab_.now)
         failed = sum(bool(run.failures) for run in results.runs)
         for name, why in results.not_run.items():
             self.app.stderr.write(f'not run: {name}: {why}\n')

@@ -88,24 +88,24 @@ class Address:
         return [{'ip_address': self.ip_address}]
 
 
-class Lab:
-    """The lab of a checkout.
+class Packets:
+    """Sends packets to a guest and looks at what comes back.
 
     :param checkout: has ``lab/``
+    :param program: the generator
+    :param options: of ``lab/probe_client.Probe``, if it does not send from
+        the lab's controller
     """
 
-    def __init__(self, checkout: pathlib.Path = CHECKOUT):
+    def __init__(self, checkout: pathlib.Path, program: pathlib.Path,
+                 **options: str):
         self.commands = checkout / 'lab'
-        name = os.environ.get('NOVA_FASTMIG_LAB_NAME')
-        self.name = name or 'nfm'
-        self.state = pathlib.Path(os.environ.get(
-            'NOVA_FASTMIG_LAB_DIR',
-            '/var/lib/nova-fastmig-lab' + (f'-{name}' if name else '')))
         if not (self.commands / 'probe_client.py').exists():
             raise engine.RigError(
                 f'{self.commands} is no lab: bench run needs a checkout of '
                 f'nova-fastmig that it is installed from (pip install '
                 f'--editable)')
+        self._program, self._options = program, options
 
     def module(self, name: str) -> types.ModuleType:
         """One of the lab's own Python modules."""
@@ -113,6 +113,48 @@ class Lab:
         if parent not in sys.path:
             sys.path.append(parent)
         return importlib.import_module(name)
+
+    def probe(self, address: Address, *arguments, **options):
+        """lab/probe_client.Probe for a guest with this address."""
+        return self.module('probe_client').Probe(
+            self._program, address, *arguments, **self._options, **options)
+
+    def wait_for_guest(self, address: Address) -> None:
+        """Wait until the guest sends packets back."""
+        try:
+            with self.probe(address, 20, BOOT_TIMEOUT_S):
+                pass
+        except self.module('probe_client').ProbeError as error:
+            raise engine.RigError(f'the guest does not answer: {error}'
+                                  ) from error
+
+    def guest_failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
+        return tuple(why for good, why in
+                     self.module('demo_report').guest_checks(probed)
+                     if not good)
+
+
+class Lab(Packets):
+    """The lab of a checkout.
+
+    :param checkout: has ``lab/``
+    """
+
+    # ---- for libvirt_rig, see its Hosts
+
+    names = COMPUTES
+    address = Address('52:54:00:be:00:01', '10.88.0.211')
+    bridge = 'br-data', 'openvswitch'
+    disk_is_shared = False
+    one_clock = True
+
+    def __init__(self, checkout: pathlib.Path = CHECKOUT):
+        name = os.environ.get('NOVA_FASTMIG_LAB_NAME')
+        self.name = name or 'nfm'
+        self.state = pathlib.Path(os.environ.get(
+            'NOVA_FASTMIG_LAB_DIR',
+            '/var/lib/nova-fastmig-lab' + (f'-{name}' if name else '')))
+        super().__init__(checkout, self.state / 'share/bin/probe')
 
     def run(self, command: str, *arguments: str, timeout_s: float = 600
             ) -> str:
@@ -167,6 +209,22 @@ class Lab:
                 'compute1', PATCHED, '--version').splitlines()[0]
         return {**machine, 'accel': self.accelerator}
 
+    # ---- libvirt
+
+    def uri(self, host: str) -> str:
+        return f'qemu+tcp://{MANAGEMENT_IP[host]}/system'
+
+    peer_uri = uri
+
+    def migrate_uri(self, host: str) -> str:
+        return f'tcp://{MANAGEMENT_IP[host]}'
+
+    def virsh(self, host: str) -> list[str]:
+        return [str(self.commands / 'in'), host, 'virsh']
+
+    def emulator(self, qemu: scenario.Qemu) -> str:
+        return EMULATOR[qemu]
+
     # ---- guests' disks
 
     def place_disk(self, name: str) -> str:
@@ -177,27 +235,6 @@ class Lab:
 
     def remove_disk(self, name: str) -> None:
         self.on('compute1', 'rm', '-f', str(SHARED / f'{name}.img'))
-
-    # ---- packets
-
-    def probe(self, address: Address, *arguments, **options):
-        """lab/probe_client.Probe for a guest with this address."""
-        return self.module('probe_client').Probe(
-            self.state / 'share/bin/probe', address, *arguments, **options)
-
-    def wait_for_guest(self, address: Address) -> None:
-        """Wait until the guest sends packets back."""
-        try:
-            with self.probe(address, 20, BOOT_TIMEOUT_S):
-                pass
-        except self.module('probe_client').ProbeError as error:
-            raise engine.RigError(f'the guest does not answer: {error}'
-                                  ) from error
-
-    def guest_failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
-        return tuple(why for good, why in
-                     self.module('demo_report').guest_checks(probed)
-                     if not good)
 
     # ---- processor time
 
@@ -214,17 +251,20 @@ class Lab:
 
 
 class CpuRecorder:
-    """Processor time of both hosts while the block runs."""
+    """Processor time of both hosts while the block runs.
 
-    def __init__(self, lab: Lab):
-        self._lab = lab
+    :param hosts: Lab, or whatever has its ``names`` and ``cpu_ms``
+    """
+
+    def __init__(self, hosts: ty.Any):
+        self._hosts = hosts
         self._samples: list[tuple[float, dict[str, float]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._record, daemon=True)
 
     def _sample(self) -> None:
         self._samples.append((time.time(), {
-            host: self._lab.cpu_ms(host) for host in COMPUTES}))
+            host: self._hosts.cpu_ms(host) for host in self._hosts.names}))
 
     def _record(self) -> None:
         while not self._stop.wait(CPU_INTERVAL_S):
@@ -248,8 +288,8 @@ class CpuRecorder:
                     key=lambda each: each[0])
         last = min((each for each in self._samples if each[0] >= ended_s),
                    default=self._samples[-1], key=lambda each: each[0])
-        used = {host: last[1][host] - first[1][host] for host in COMPUTES}
-        destination, = set(COMPUTES) - {source}
+        used = {host: last[1][host] - first[1][host] for host in first[1]}
+        destination, = set(used) - {source}
         return {'cpu_source_ms': round(used[source], 1),
                 'cpu_destination_ms': round(used[destination], 1),
                 'cpu_window_ms': round((last[0] - first[0]) * 1000, 1)}
@@ -274,11 +314,19 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
             round(pages / 256 / seconds, 2) if seconds > 0 else None}
 
 
-def job_figures(job: dict[str, ty.Any]) -> dict[str, ty.Any]:
-    """Fields of Figures from libvirt's statistics of a completed job."""
+def job_figures(job: dict[str, ty.Any], one_clock: bool = True
+                ) -> dict[str, ty.Any]:
+    """Fields of Figures from libvirt's statistics of a completed job.
+
+    :param one_clock: whether both hosts' clocks are the same one. The
+        destination counts from times of the source; libvirt's ``net`` is
+        without what lies between the clocks, and without the time that its
+        last message took.
+    """
+    net = '' if one_clock else '_net'
     return {
-        'downtime_libvirt_ms': job.get('downtime'),
-        'total_libvirt_ms': job.get('time_elapsed'),
+        'downtime_libvirt_ms': job.get(f'downtime{net}'),
+        'total_libvirt_ms': job.get(f'time_elapsed{net}'),
         'bytes_sent': job.get('memory_processed'),
         'iterations': job.get('memory_iteration'),
         'throttle_percent': job.get('auto_converge_throttle')}
@@ -302,7 +350,7 @@ class Directions:
 
 
 @contextlib.contextmanager
-def probing(lab: Lab, probe) -> Iterator[None]:
+def probing(lab: Packets, probe) -> Iterator[None]:
     """Send packets from a little before the block until a little after it."""
     probe_error = lab.module('probe_client').ProbeError
     try:
@@ -315,9 +363,12 @@ def probing(lab: Lab, probe) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched(lab: Lab, address: Address, workload: scenario.Workload
+def watched(lab: Packets, address: Address, workload: scenario.Workload
             ) -> Iterator[tuple[ty.Any, CpuRecorder]]:
-    """Send a workload's packets while the block migrates the guest."""
+    """Send a workload's packets while the block migrates the guest.
+
+    :param lab: has what CpuRecorder asks for, too
+    """
     probe = lab.probe(address, workload.packets_per_s,
                       rewrite_mib_per_s=workload.rewrite_mib_per_s)
     with CpuRecorder(lab) as cpu, probing(lab, probe):

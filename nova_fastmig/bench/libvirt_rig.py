@@ -10,7 +10,9 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""``virsh migrate`` between the lab's hosts, without Nova.
+"""``virsh migrate`` between two hosts, without Nova.
+
+They are the lab's, or an operator's own; see ``Hosts``.
 
 Other systems' schedules set the downtime limit meanwhile, as those systems do
 it through libvirt.
@@ -36,7 +38,6 @@ from nova_fastmig.bench import scenario
 from nova_fastmig.bench import schedules
 
 NAME = 'bench-libvirt'
-ADDRESS = lab_.Address('52:54:00:be:00:01', '10.88.0.211')
 # No --persistent: defining the domain costs time in which the guest stands
 # still. Bandwidth is unlimited by default.
 FLAGS = ('--live', '--p2p')
@@ -67,13 +68,12 @@ DOMAIN = """\
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw' cache='none'/>
       <source file='{disk}'/>
-      <target dev='vda' bus='virtio'/>
+      <target dev='vda' bus='virtio'/>{readonly}
     </disk>
     <controller type='usb' model='none'/>
     <interface type='bridge'>
       <mac address='{mac}'/>
-      <source bridge='br-data'/>
-      <virtualport type='openvswitch'/>
+      <source bridge='{bridge}'/>{virtualport}
       <model type='virtio'/>
     </interface>
     <serial type='pty'/>
@@ -92,14 +92,77 @@ def arguments(capabilities: Iterable[str]) -> str:
         for capability in sorted(capabilities))
 
 
-def migrate_command(contender: scenario.Contender, destination: str
-                    ) -> list[str]:
+class Hosts(ty.Protocol):
+    """Two hosts, and what sends packets to the guest: lab.Lab, hosts.Hosts.
+
+    It has the methods of lab.Packets, too.
+
+    :ivar names: theirs; a guest starts at the first
+    :ivar address: the guest's
+    :ivar bridge: that the guest is plugged into, and linux or openvswitch
+    :ivar accelerator: kvm or tcg
+    :ivar disk_is_shared: the guest's disk is not the guest's alone
+    :ivar one_clock: both are on one machine
+    """
+
+    names: tuple[str, str]
+    address: lab_.Address
+    bridge: tuple[str, str]
+    accelerator: str
+    disk_is_shared: bool
+    one_clock: bool
+
+    def uri(self, host: str) -> str:
+        """Of the host's libvirt, from here."""
+
+    def peer_uri(self, host: str) -> str:
+        """Of the host's libvirt, from the other host."""
+
+    def migrate_uri(self, host: str) -> str:
+        """That the guest's memory is sent to."""
+
+    def virsh(self, host: str) -> list[str]:
+        """virsh, connected to the host's libvirt."""
+
+    def emulator(self, qemu: scenario.Qemu) -> str:
+        """The path of a QEMU, the same on both hosts."""
+
+    def qemu_obstacle(self, contender: scenario.Contender) -> str | None:
+        """Why a contender's QEMU cannot be used; None if it can."""
+
+    def place_disk(self, name: str) -> str:
+        """A disk with the forwarder for a guest; its path in the hosts."""
+
+    def remove_disk(self, name: str) -> None:
+        """Remove what ``place_disk`` made."""
+
+    def cpu_ms(self, host: str) -> float:
+        """Processor time that everything in the host has used."""
+
+
+def domain_xml(hosts: Hosts, turn: scenario.Turn, disk: str) -> str:
+    """The guest of a turn."""
+    bridge, bridge_type = hosts.bridge
+    return DOMAIN.format(
+        type={'tcg': 'qemu', 'kvm': 'kvm'}[hosts.accelerator],
+        name=NAME, memory_mib=turn.guest.memory_mib, vcpus=turn.guest.vcpus,
+        mac=hosts.address.mac_address, bridge=bridge,
+        virtualport="<virtualport type='openvswitch'/>"
+        if bridge_type == 'openvswitch' else '',
+        emulator=hosts.emulator(turn.contender.qemu),
+        arguments=arguments(qemu_rig.features(turn.contender)), disk=disk,
+        # libvirt leaves owner and label of such a file as they are then
+        readonly='<readonly/>' if hosts.disk_is_shared else '')
+
+
+def migrate_command(hosts: Hosts, contender: scenario.Contender, source: str,
+                    destination: str) -> list[str]:
     """The virsh command of a contender."""
-    ip = lab_.MANAGEMENT_IP[destination]
-    return ['virsh', 'migrate', *FLAGS,
+    return [*hosts.virsh(source), 'migrate', *FLAGS,
             *(flag for option in contender.options
               for flag in OPTIONS[option]),
-            NAME, f'qemu+tcp://{ip}/system', '--migrateuri', f'tcp://{ip}']
+            NAME, hosts.peer_uri(destination), '--migrateuri',
+            hosts.migrate_uri(destination)]
 
 
 def to_sample(job: dict[str, ty.Any], first_iteration: int
@@ -146,16 +209,20 @@ class Events:
         self._times_us.setdefault((side, event),
                                   seconds * 1_000_000 + microseconds)
 
-    def figures(self) -> dict[str, ty.Any]:
-        """Fields of Figures; waits for what has not come yet."""
+    def figures(self, one_clock: bool) -> dict[str, ty.Any]:
+        """Fields of Figures; waits for what has not come yet.
+
+        :param one_clock: whether the hosts' times can be compared
+        """
         needed = {('source', 'STOP'), ('source', 'completed'),
                   ('destination', 'RESUME')}
         deadline_s = time.monotonic() + EVENTS_WITHIN_S
         while (needed - self._times_us.keys() and
                time.monotonic() < deadline_s):
             time.sleep(0.01)
+        resume_us = self._times_us.get(('destination', 'RESUME'))
         return to_figures(self._times_us.get(('source', 'STOP')),
-                          self._times_us.get(('destination', 'RESUME')),
+                          resume_us if one_clock else None,
                           self._blackout_ns)
 
 
@@ -164,10 +231,10 @@ def to_figures(stop_us: int | None, resume_us: int | None,
     """Fields of Figures.
 
     :param stop_us: when the source said that it had stopped the guest
-    :param resume_us: when the destination said that it runs it; both hosts
-        are on one machine, so their clocks are one
+    :param resume_us: when the destination said that it runs it, in the
+        source's time; None if it did not, or if its clock is another one
     :param blackout_ns: a patched QEMU's own ``x-blackout``, which is taken
-        where it is there
+        where it is there; it has the source's time
     """
     steps_ms = qemu_rig.steps_ms(blackout_ns)
     downtime_ms = steps_ms.get('resumed_ms')
@@ -187,9 +254,9 @@ def listen() -> None:
 
 
 class LibvirtGuest:
-    def __init__(self, lab: lab_.Lab, contender: scenario.Contender):
-        self._lab, self._contender = lab, contender
-        self._directions = lab_.Directions()
+    def __init__(self, hosts: Hosts, contender: scenario.Contender):
+        self._hosts, self._contender = hosts, contender
+        self._directions = lab_.Directions(hosts.names)
         self._rule = schedules.rule(contender.schedule,
                                     contender.downtime_limit_ms)
 
@@ -237,19 +304,20 @@ class LibvirtGuest:
 
     def migrate(self, key: scenario.Key,
                 workload: scenario.Workload) -> scenario.Run:
+        hosts = self._hosts
         source, destination = self._directions.next()
-        command = migrate_command(self._contender, destination)
+        command = migrate_command(hosts, self._contender, source, destination)
         events = Events()
-        with connected(source) as here, connected(destination) as there, \
+        with connected(hosts.uri(source)) as here, \
+                connected(hosts.uri(destination)) as there, \
                 events.heard(here, 'source'), \
                 events.heard(there, 'destination'):
             domain = here.lookupByName(NAME)
             domain.migrateSetMaxDowntime(self._rule.initial_ms)
-            with lab_.watched(self._lab, ADDRESS, workload) as (probe, cpu):
+            with lab_.watched(hosts, hosts.address, workload) as (probe, cpu):
                 started_s, time_text = time.time(), lab_.now()
                 process = subprocess.Popen(  # noqa: S603
-                    [self._lab.commands / 'in', source, *command],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT, text=True)
                 limits = self._follow(process, domain)
                 ended_s = time.time()
@@ -262,25 +330,32 @@ class LibvirtGuest:
             return scenario.Run(
                 key, time_text, source, scenario.Figures(
                     **lab_.packet_figures(probe.result),
-                    **lab_.job_figures(job),
-                    **events.figures(),
+                    **lab_.job_figures(job, hosts.one_clock),
+                    **events.figures(hosts.one_clock),
                     **cpu.used(source, started_s, ended_s)),
-                self._lab.guest_failures(probe.result),
+                hosts.guest_failures(probe.result),
                 probe.result['blackout_stall_ms'], tuple(limits))
 
 
 @contextlib.contextmanager
-def connected(host: str) -> Iterator[libvirt.virConnect]:
-    with contextlib.closing(libvirt.open(
-            f'qemu+tcp://{lab_.MANAGEMENT_IP[host]}/system')) as connection:
+def connected(uri: str) -> Iterator[libvirt.virConnect]:
+    """A connection to libvirt.
+
+    :raises: engine.RigError
+    """
+    try:
+        connection = libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise engine.RigError(f'{uri}: {error}') from error
+    with contextlib.closing(connection):
         yield connection
 
 
 class LibvirtRig:
-    """libvirt, as ``virsh`` uses it, on the lab's hosts."""
+    """libvirt, as ``virsh`` uses it, on two hosts."""
 
-    def __init__(self, lab: lab_.Lab):
-        self._lab = lab
+    def __init__(self, hosts: Hosts):
+        self._hosts = hosts
         # libvirt's own way to report an error is to print it
         libvirt.registerErrorHandler(lambda context, error: None, None)
         listen()
@@ -292,33 +367,33 @@ class LibvirtRig:
         unknown = set(turn.contender.options) - OPTIONS.keys()
         if unknown:
             return f'no virsh command for {", ".join(sorted(unknown))}'
-        return self._lab.qemu_obstacle(turn.contender)
+        return self._hosts.qemu_obstacle(turn.contender)
 
     def _destroy(self) -> None:
-        for host in lab_.COMPUTES:
-            with connected(host) as connection, \
+        for host in self._hosts.names:
+            with connected(self._hosts.uri(host)) as connection, \
                     contextlib.suppress(libvirt.libvirtError):
-                connection.lookupByName(NAME).destroy()
-        self._lab.remove_disk(NAME)
+                domain = connection.lookupByName(NAME)
+                # those that are started here are not
+                if domain.isPersistent():
+                    raise engine.RigError(f'{host} has a persistent domain '
+                                          f'{NAME}, which is not from here')
+                domain.destroy()
+        self._hosts.remove_disk(NAME)
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
+        hosts = self._hosts
         self._destroy()
-        xml = DOMAIN.format(
-            type={'tcg': 'qemu', 'kvm': 'kvm'}[self._lab.accelerator],
-            name=NAME, memory_mib=turn.guest.memory_mib,
-            vcpus=turn.guest.vcpus, mac=ADDRESS.mac_address,
-            emulator=lab_.EMULATOR[turn.contender.qemu],
-            arguments=arguments(qemu_rig.features(turn.contender)),
-            disk=self._lab.place_disk(NAME))
+        xml = domain_xml(hosts, turn, hosts.place_disk(NAME))
         try:
-            with connected(lab_.COMPUTES[0]) as connection:
+            with connected(hosts.uri(hosts.names[0])) as connection:
                 libvirt_qemu.qemuMonitorCommand(
                     connection.createXML(xml), json.dumps({
                         'execute': 'announce-self',
                         'arguments': dict(lab_.ANNOUNCE)}), 0)
-            self._lab.wait_for_guest(ADDRESS)
-            yield LibvirtGuest(self._lab, turn.contender)
+            hosts.wait_for_guest(hosts.address)
+            yield LibvirtGuest(hosts, turn.contender)
         except libvirt.libvirtError as error:
             raise engine.RigError(f'libvirt: {error}') from error
         finally:

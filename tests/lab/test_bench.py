@@ -12,6 +12,7 @@
 
 """nova-fastmig bench, on the lab that the other tests use."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -19,12 +20,14 @@ import sys
 import tempfile
 import time
 
+import libvirt
 from oslotest import base
 
 from nova_fastmig.bench import catalog
 from nova_fastmig.bench import cli
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as bench_lab
+from nova_fastmig.bench import libvirt_rig
 from nova_fastmig.bench import qemu_rig
 from tests.lab import base as lab_base
 
@@ -40,12 +43,12 @@ class BenchTestCase(base.BaseTestCase):
         self.addCleanup(directory.cleanup)
         self.file = pathlib.Path(directory.name) / 'bench.json'
 
-    def bench(self, *arguments: str) -> None:
+    def bench(self, *arguments: str, **environment: str) -> None:
         # these tests are in the controller's network already, and hold the lab
         result = subprocess.run(
             [COMMAND, 'bench', *arguments], stdin=subprocess.DEVNULL,
             capture_output=True, text=True,
-            env={**os.environ, cli.INSIDE: '1'})
+            env={**os.environ, cli.INSIDE: '1', **environment})
         self.assertEqual(0, result.returncode, result.stderr)
 
 
@@ -96,6 +99,106 @@ class QuickTest(BenchTestCase):
         for name in catalog.PRESETS['quick'].contenders:
             self.assertIn(f'>{name}<', text)
         self.assertLess(took_s, QUICK_S)
+
+
+HOSTS = """
+[host1]
+uri = qemu+tcp://10.77.0.11/system
+migrate_address = 10.77.0.11
+[host2]
+uri = qemu+tcp://10.77.0.12/system
+migrate_address = 10.77.0.12
+[guest]
+disk = {disk}
+bridge = br-data
+bridge_type = openvswitch
+mac = 52:54:00:be:00:03
+ip = 10.88.0.213
+accelerator = {accelerator}
+patched_emulator = {patched}
+[generator]
+program = {probe}
+interface = probe0
+source = 10.88.0.252
+"""
+
+
+class HostsTest(BenchTestCase):
+    """The lab's hosts, given as an operator gives two hosts."""
+
+    DISK = str(bench_lab.SHARED / 'bench-hosts.img')
+
+    def setUp(self):
+        super().setUp()
+        self.lab = bench_lab.Lab()
+        lab_base.on_host('compute1', 'cp', '/opt/lab/forwarder.img',
+                         self.DISK)
+        self.addCleanup(lab_base.on_host, 'compute1', 'rm', '-f', self.DISK)
+        self.hosts = self.file.with_name('hosts.ini')
+        self.hosts.write_text(HOSTS.format(
+            disk=self.DISK, accelerator=self.lab.accelerator,
+            patched=bench_lab.PATCHED,
+            probe=lab_base.STATE / 'share/bin/probe'))
+        # the controller has a virsh, this machine need not have one
+        virsh = self.file.with_name('virsh')
+        virsh.write_text(f'#!/bin/sh\nexec "{lab_base.LAB}/in" controller '
+                         f'virsh "$@"\n')
+        virsh.chmod(0o755)
+
+    def sum_of_disk(self) -> str:
+        return lab_base.on_host('compute1', 'sha256sum', self.DISK)
+
+    def test_one_migration_of_each(self):
+        before = self.sum_of_disk()
+        self.bench(
+            'run', '--hosts', str(self.hosts), '--output', str(self.file),
+            '--contenders', 'virsh,virsh-patched,nova,qemu', '--workloads',
+            'l2fwd', '--rounds', '1', '--migrations', '1',
+            PATH=f'{self.hosts.parent}:{os.environ["PATH"]}')
+        results = engine.load(self.file)
+
+        runs = {run.key.scenario.partition('/')[0]: run
+                for run in results.runs}
+        not_run = {name.rpartition('/')[0]: why
+                   for name, why in results.not_run.items()}
+        names = {name: catalog.CONTENDERS[name].name
+                 for name in ('virsh', 'virsh-patched', 'nova', 'qemu')}
+        for name in ('nova', 'qemu'):
+            self.assertIn('on the lab only', not_run.pop(names[name]))
+        if not self.lab.has_patched_qemu:
+            self.assertIn(bench_lab.PATCHED,
+                          not_run.pop(names['virsh-patched']))
+            del names['virsh-patched']
+        self.assertEqual({}, not_run)
+        self.assertEqual({names[name] for name in names
+                          if name.startswith('virsh')}, set(runs))
+
+        for run in runs.values():
+            figures = run.figures
+            self.assertEqual((), run.failures)
+            self.assertEqual('host1', run.source)
+            self.assertGreater(figures.packets_sent, 1000)
+            # the guest was somewhere else afterwards, so it stood still
+            self.assertGreater(figures.gap_ms, 1)
+            self.assertLess(0, figures.total_libvirt_ms)
+            self.assertGreaterEqual(figures.cpu_window_ms, figures.total_ms)
+            self.assertGreater(figures.cpu_source_ms, 0)
+            self.assertGreater(figures.bytes_sent, 64 << 20)
+            self.assertGreater(figures.rewritten_mib_per_s, 8)
+        # the two clocks of two hosts do not tell
+        self.assertIsNone(runs[names['virsh']].figures.downtime_qemu_ms)
+        if 'virsh-patched' in names:
+            self.assertGreater(
+                runs[names['virsh-patched']].figures.downtime_qemu_ms, 0)
+        self.assertEqual(('compute1', 'compute2'),
+                         (results.machine['host1'], results.machine['host2']))
+
+        self.assertEqual(before, self.sum_of_disk())
+        for address in lab_base.COMPUTE_IPS.values():
+            with contextlib.closing(libvirt.open(
+                    f'qemu+tcp://{address}/system')) as connection:
+                self.assertNotIn(libvirt_rig.NAME, [
+                    domain.name() for domain in connection.listAllDomains()])
 
 
 @lab_base.long

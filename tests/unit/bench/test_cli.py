@@ -136,3 +136,12 @@ class TestRunOptions(base.CommandTestCase):
         comparison = cli.chosen(args)
         self.assertEqual((7, 1), (comparison.rounds, comparison.migrations))
         self.assertEqual(4, len(comparison.scenarios))
+
+    @ddt.data(([], 'full'), (['--hosts', 'FILE'], 'libvirt'),
+              (['--hosts', 'FILE', '--comparison', 'features'], 'features'),
+              (['--hosts', 'FILE', '--quick'], 'quick'))
+    @ddt.unpack
+    def test_which_comparison(self, arguments, name):
+        args = cli.BenchRun(mock.Mock(), None).get_parser('run').parse_args(
+            arguments)
+        self.assertEqual(name, cli.chosen(args).name)

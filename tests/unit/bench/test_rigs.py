@@ -71,22 +71,34 @@ class TestLibvirt(base.BaseTestCase):
     @ddt.unpack
     def test_command(self, name, flags):
         self.assertEqual(
-            ['virsh', 'migrate', '--live', '--p2p', *flags, 'bench-libvirt',
+            [str(lab.CHECKOUT / 'lab/in'), 'compute1',
+             'virsh', 'migrate', '--live', '--p2p', *flags, 'bench-libvirt',
              'qemu+tcp://10.77.0.12/system', '--migrateuri',
              'tcp://10.77.0.12'],
-            libvirt_rig.migrate_command(CONTENDERS[name], 'compute2'))
+            libvirt_rig.migrate_command(lab.Lab(), CONTENDERS[name],
+                                        'compute1', 'compute2'))
 
     def test_every_option_of_the_catalog_is_known(self):
         for each in contenders(scenario.Control.LIBVIRT).values():
-            libvirt_rig.migrate_command(each, 'compute1')
+            libvirt_rig.migrate_command(lab.Lab(), each, 'compute2',
+                                        'compute1')
 
     def test_domain(self):
-        xml = ElementTree.fromstring(libvirt_rig.DOMAIN.format(
-            type='qemu', name='a', memory_mib=512, vcpus=2,
-            mac='52:54:00:00:00:01', emulator=lab.PATCHED, disk='/d.img',
-            arguments=libvirt_rig.arguments({'x-b', 'x-a'})))
+        the_lab = lab.Lab()
+        the_lab.accelerator = 'tcg'
+        contender = scenario.Contender(
+            scenario.Control.LIBVIRT, scenario.Qemu.PATCHED,
+            features=('x-b', 'x-a'), downtime_limit_ms=10)
+        xml = ElementTree.fromstring(libvirt_rig.domain_xml(
+            the_lab, scenario.Turn(0, contender, scenario.Guest(
+                memory_mib=512, vcpus=2), ()), '/d.img'))
+        self.assertEqual('qemu', xml.get('type'))
         self.assertEqual('512', xml.findtext('memory'))
         self.assertEqual(lab.PATCHED, xml.findtext('devices/emulator'))
+        self.assertEqual('openvswitch', xml.find(
+            'devices/interface/virtualport').get('type'))
+        # the copy is the guest's own
+        self.assertIsNone(xml.find('devices/disk/readonly'))
         self.assertEqual(
             ['-global', 'migration.x-a=on', '-global', 'migration.x-b=on'],
             [each.get('value') for each in xml.find(
