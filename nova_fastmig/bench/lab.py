@@ -36,6 +36,7 @@ import typing as ty
 
 import nova_fastmig
 from nova_fastmig.bench import engine
+from nova_fastmig.bench import memory
 from nova_fastmig.bench import scenario
 
 COMPUTES = ('compute1', 'compute2')
@@ -62,6 +63,8 @@ SETTLE_S = 1
 CPU_INTERVAL_S = 0.05
 # the guest's image has so much that it rewrites (lab/guest/build)
 WORKING_SET_MIB = 64
+# of the guest's disk (lab/probe/protocol.h)
+DISK_BLOCKS_PER_MIB = 16
 
 
 def now() -> str:
@@ -101,6 +104,7 @@ class Lab:
         self.state = pathlib.Path(os.environ.get(
             'NOVA_FASTMIG_LAB_DIR',
             '/var/lib/nova-fastmig-lab' + (f'-{name}' if name else '')))
+        self.memory = memory.Memory(self.state / 'run')
         if not (self.commands / 'probe_client.py').exists():
             raise engine.RigError(
                 f'{self.commands} is no lab: bench run needs a checkout of '
@@ -260,6 +264,10 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
     # all 0 where the guest does not tell
     seconds = (probed['last_guest_ns'] - probed['first_guest_ns']) / 1e9
     pages = probed['pages_verified'] - probed['first_pages_verified']
+    disk_mib_per_s = None
+    if probed['disk_blocks'] is not None and seconds > 0:
+        blocks = probed['disk_blocks'] - probed['first_disk_blocks']
+        disk_mib_per_s = round(blocks / DISK_BLOCKS_PER_MIB / seconds, 2)
     return {
         'blackout_ms': probed['blackout_ms'],
         'gap_ms': probed['gap_ms'],
@@ -271,7 +279,8 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
         'latency_p99_ms': probed['rtt_p99_ms'],
         'latency_max_ms': probed['rtt_max_ms'],
         'rewritten_mib_per_s':
-            round(pages / 256 / seconds, 2) if seconds > 0 else None}
+            round(pages / 256 / seconds, 2) if seconds > 0 else None,
+        'disk_mib_per_s': disk_mib_per_s}
 
 
 def job_figures(job: dict[str, ty.Any]) -> dict[str, ty.Any]:
@@ -319,6 +328,7 @@ def watched(lab: Lab, address: Address, workload: scenario.Workload
             ) -> Iterator[tuple[ty.Any, CpuRecorder]]:
     """Send a workload's packets while the block migrates the guest."""
     probe = lab.probe(address, workload.packets_per_s,
-                      rewrite_mib_per_s=workload.rewrite_mib_per_s)
+                      rewrite_mib_per_s=workload.rewrite_mib_per_s,
+                      disk_mib_per_s=workload.disk_mib_per_s)
     with CpuRecorder(lab) as cpu, probing(lab, probe):
         yield probe, cpu

@@ -53,7 +53,7 @@ EVENTS_WITHIN_S = 2
 DOMAIN = """\
 <domain type='{type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
-  <memory unit='MiB'>{memory_mib}</memory>
+  <memory unit='MiB'>{memory_mib}</memory>{memory_backing}
   <vcpu>{vcpus}</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <features><acpi/><apic/></features>
@@ -90,6 +90,15 @@ def arguments(capabilities: Iterable[str]) -> str:
         f"<qemu:arg value='-global'/>"
         f"<qemu:arg value='migration.{capability}=on'/>"
         for capability in sorted(capabilities))
+
+
+def memory_backing(guest: scenario.Guest) -> str:
+    """Of a domain; what Nova has for such a guest."""
+    if not guest.hugepages:
+        return ''
+    return (f"<memoryBacking><hugepages><page size='{guest.page_kib}' "
+            f"unit='KiB'/></hugepages><access mode='shared'/>"
+            f"</memoryBacking>")
 
 
 def migrate_command(contender: scenario.Contender, destination: str
@@ -286,7 +295,8 @@ class LibvirtRig:
         listen()
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        unfit = lab_.image_obstacle(turn.guest)
+        unfit = (lab_.image_obstacle(turn.guest) or
+                 self._lab.memory.obstacle(turn.guest))
         if unfit:
             return unfit
         unknown = set(turn.contender.options) - OPTIONS.keys()
@@ -307,19 +317,22 @@ class LibvirtRig:
         xml = DOMAIN.format(
             type={'tcg': 'qemu', 'kvm': 'kvm'}[self._lab.accelerator],
             name=NAME, memory_mib=turn.guest.memory_mib,
+            memory_backing=memory_backing(turn.guest),
             vcpus=turn.guest.vcpus, mac=ADDRESS.mac_address,
             emulator=lab_.EMULATOR[turn.contender.qemu],
             arguments=arguments(qemu_rig.features(turn.contender)),
             disk=self._lab.place_disk(NAME))
-        try:
-            with connected(lab_.COMPUTES[0]) as connection:
-                libvirt_qemu.qemuMonitorCommand(
-                    connection.createXML(xml), json.dumps({
-                        'execute': 'announce-self',
-                        'arguments': dict(lab_.ANNOUNCE)}), 0)
-            self._lab.wait_for_guest(ADDRESS)
-            yield LibvirtGuest(self._lab, turn.contender)
-        except libvirt.libvirtError as error:
-            raise engine.RigError(f'libvirt: {error}') from error
-        finally:
-            self._destroy()
+        with self._lab.memory.hugepages(turn.guest) as check:
+            try:
+                with connected(lab_.COMPUTES[0]) as connection:
+                    libvirt_qemu.qemuMonitorCommand(
+                        connection.createXML(xml), json.dumps({
+                            'execute': 'announce-self',
+                            'arguments': dict(lab_.ANNOUNCE)}), 0)
+                self._lab.wait_for_guest(ADDRESS)
+                check()
+                yield LibvirtGuest(self._lab, turn.contender)
+            except libvirt.libvirtError as error:
+                raise engine.RigError(f'libvirt: {error}') from error
+            finally:
+                self._destroy()
