@@ -25,6 +25,7 @@ from nova_fastmig.bench import catalog
 from nova_fastmig.bench import cli
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as bench_lab
+from nova_fastmig.bench import memory
 from nova_fastmig.bench import qemu_rig
 from tests.lab import base as lab_base
 
@@ -96,6 +97,40 @@ class QuickTest(BenchTestCase):
         for name in catalog.PRESETS['quick'].contenders:
             self.assertIn(f'>{name}<', text)
         self.assertLess(took_s, QUICK_S)
+
+
+class GuestsTest(BenchTestCase):
+    """Guests that --quick does not have."""
+
+    def migrate(self, contenders: str, workloads: str):
+        self.bench('run', '--output', str(self.file), '--contenders',
+                   contenders, '--workloads', workloads, '--rounds', '1',
+                   '--migrations', '1')
+        results = engine.load(self.file)
+        self.assertEqual([], [run.failures for run in results.runs
+                              if run.failures])
+        self.assertEqual({}, results.not_run)
+        return results.runs
+
+    def test_block_io(self):
+        run, = self.migrate('qemu', 'block-io')
+        self.assertGreater(run.figures.disk_mib_per_s, 1)
+
+    def test_hugepages(self):
+        pools = list(memory.HUGEPAGES.glob('*/nr_hugepages'))
+        before = [pool.read_text() for pool in pools]
+        # a run in which a guest has other pages fails
+        run, = self.migrate('virsh', 'idle-hugepages')
+        self.assertGreater(run.figures.bytes_sent, 64 << 20)
+        self.assertIsNone(run.figures.disk_mib_per_s)
+        self.assertEqual(before, [pool.read_text() for pool in pools])
+
+    @lab_base.long
+    def test_hugepages_of_all(self):
+        contenders = 'nova,fastmig,virsh,qemu'
+        if bench_lab.Lab().has_patched_qemu:
+            contenders += ',fastmig-patched,qemu-patched'
+        self.migrate(contenders, 'l2fwd-hugepages')
 
 
 @lab_base.long
