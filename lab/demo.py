@@ -85,6 +85,9 @@ def prepare(cloud, args):
         # disk 0: as large as the image
         flavor = cloud.compute.create_flavor(
             name=name, ram=args.ram_mib, vcpus=args.vcpus, disk=0)
+        if args.page_kib:
+            extra_specs = {**extra_specs,
+                           'hw:mem_page_size': str(args.page_kib)}
         if extra_specs:
             cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
         servers.append(cloud.compute.create_server(
@@ -341,7 +344,8 @@ def migrate(cloud, args):
     probe_options = {}
     if args.rewrite_mib_per_s is not None:
         probe_options = {'rewrite_mib_per_s': args.rewrite_mib_per_s,
-                         'rate': args.packets_per_s}
+                         'rate': args.packets_per_s,
+                         'disk_mib_per_s': args.disk_mib_per_s}
     for number in range(args.first, args.first + args.count):
         cli = API if args.variant else CLIS[number % len(CLIS)]
         run = _run(cloud, args.driver, name, cli, args.variant,
@@ -436,12 +440,18 @@ def main():
                                   'names with commas between them')
             sub.add_argument('--rewrite-mib-per-s', type=int,
                              help='what the guest is to rewrite of its memory')
+            sub.add_argument('--disk-mib-per-s', type=int, default=0,
+                             help='what it is to read and write on its disk, '
+                                  'with --rewrite-mib-per-s')
             sub.add_argument('--packets-per-s', type=int, default=1000)
         elif function is prepare:
             sub.add_argument('--server', choices=SERVERS, action='append',
                              help='only this one')
             sub.add_argument('--ram-mib', type=int, default=RAM_MIB)
             sub.add_argument('--vcpus', type=int, default=1)
+            sub.add_argument('--page-kib', type=int,
+                             help='hugepages of this size for its memory; '
+                                  'nova-compute counts them when it starts')
         elif function is report:
             sub.add_argument('--variants', action='store_true',
                              help='compare variants')

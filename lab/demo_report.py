@@ -142,6 +142,10 @@ def guest_checks(probe):
            'the guest\'s count of forwarded probes did not go on')
     yield (probe['corruptions'] == 0,
            f'the guest found {probe["corruptions"]} wrong words in its memory')
+    # null where it was not asked to use it
+    yield (not probe['disk_faults'],
+           f'the guest found {probe["disk_faults"]} blocks of its disk wrong, '
+           f'or could not read or write them')
 
 
 def _guest(run):

@@ -38,14 +38,15 @@ class Probe:
     :param rate: probes per second
     :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
         now on; None: as it does
+    :param disk_mib_per_s: how fast it is to use its disk meanwhile; 0: not
     :param seconds: it ends by itself after so long
     :param interface: that it sends from
     :param source: its IP address there, and no host's own
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10, rewrite_mib_per_s=None, seconds=600,
-                 interface=INTERFACE, source=SOURCE):
+                 answer_within_s=10, rewrite_mib_per_s=None, disk_mib_per_s=0,
+                 seconds=600, interface=INTERFACE, source=SOURCE):
         self._command = [
             str(program), '--interface', interface, '--source', source,
             '--mac', port.mac_address,
@@ -54,6 +55,8 @@ class Probe:
             '--seconds', str(seconds)]
         if rewrite_mib_per_s is not None:
             self._command += ['--rewrite', str(rewrite_mib_per_s)]
+        if disk_mib_per_s:
+            self._command += ['--disk', str(disk_mib_per_s)]
         self.result = None
 
     @classmethod

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * forwarder IFACE MEMORY_MIB RATE_MIB_PER_S
+ * forwarder IFACE MEMORY_MIB RATE_MIB_PER_S [DISK START_MIB MIB]
  *
  * The lab's network function. It sends every unicast frame that arrives at
  * IFACE back to its sender, as DPDK testpmd does in macswap mode, and stamps
@@ -8,15 +8,24 @@
  * second thread rewrites and verifies MEMORY_MIB of memory at RATE_MIB_PER_S,
  * so that a migration has dirty pages to send and a lost or stale page shows.
  * A probe may ask for another rate.
+ *
+ * A third thread does nothing until a probe asks for it, and then as long as
+ * probes do. It goes round the MIB from START_MIB on of DISK, past its cache:
+ * it reads a block, verifies what it wrote there the last time, and writes it
+ * anew.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
+#include <stdalign.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,9 +44,15 @@
 #define TICK_NS 10000000 /* the verifier works in slices of 10 ms */
 #define HEARTBEAT_NS 5000000000ULL
 #define REPORTED_CORRUPTIONS 20
+#define BLOCKS_PER_MIB ((1 << 20) / DISK_BLOCK_BYTES)
+#define WORDS_PER_BLOCK (DISK_BLOCK_BYTES / sizeof(uint64_t))
+/* after so long a wait for the disk it does not catch up any more */
+#define DISK_DEBT_NS 1000000000ULL
+#define DISK_STACK_BYTES (128 << 10) /* all of it is locked */
 
 static atomic_uint_fast64_t frames, probes, corruptions, pages_verified;
 static atomic_uint_fast64_t pages_per_tick;
+static atomic_uint_fast64_t disk_mib_per_s, disk_blocks, disk_faults;
 static char boot_id_text[37];
 static uint8_t boot_id[BOOT_ID_BYTES];
 
@@ -155,6 +170,119 @@ static void start_verifier(struct memory *m, uint64_t mib, uint64_t mib_per_s)
 		err(1, "pthread_create");
 }
 
+/* ---- the disk -------------------------------------------------------- */
+
+struct disk {
+	const char *path;
+	uint64_t start_bytes, blocks; /* no blocks: it has no disk */
+	sem_t wanted;
+};
+
+__attribute__((format(printf, 1, 2)))
+static void disk_fault(const char *format, ...)
+{
+	va_list arguments;
+
+	if (atomic_fetch_add(&disk_faults, 1) >= REPORTED_CORRUPTIONS)
+		return;
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+}
+
+/* In each sector, its number and the pass in which it was written: a write
+ * that was lost or went astray is noticed wherever the disk tears it. */
+static void verify_block(const uint64_t *words, uint64_t block, uint64_t pass)
+{
+	uint64_t sector = block * WORDS_PER_BLOCK / WORD_STRIDE;
+
+	for (size_t i = 0; i < WORDS_PER_BLOCK; i += WORD_STRIDE, sector++)
+		if (words[i] != pattern(sector, pass)) {
+			disk_fault("forwarder: block %lu word %zu is %#lx "
+				   "instead of %#lx\n", block, i, words[i],
+				   pattern(sector, pass));
+			return;
+		}
+}
+
+static void rewrite_block(int fd, const struct disk *d, uint64_t block,
+			  uint64_t pass)
+{
+	static alignas(PAGE_BYTES) uint64_t words[WORDS_PER_BLOCK];
+	uint64_t sector = block * WORDS_PER_BLOCK / WORD_STRIDE;
+	off_t at = d->start_bytes + block * DISK_BLOCK_BYTES;
+	ssize_t n = pread(fd, words, sizeof(words), at);
+
+	if (n != sizeof(words))
+		disk_fault("forwarder: block %lu: read %zd bytes: %s\n", block,
+			   n, n < 0 ? strerror(errno) : "end of the disk");
+	else if (pass > 1) /* what was there before is not known */
+		verify_block(words, block, pass - 1);
+	for (size_t i = 0; i < WORDS_PER_BLOCK; i += WORD_STRIDE)
+		words[i] = pattern(sector++, pass);
+	n = pwrite(fd, words, sizeof(words), at);
+	if (n != sizeof(words))
+		disk_fault("forwarder: block %lu: wrote %zd bytes: %s\n",
+			   block, n,
+			   n < 0 ? strerror(errno) : "end of the disk");
+	atomic_fetch_add(&disk_blocks, 1);
+}
+
+static void sleep_until(uint64_t ns)
+{
+	struct timespec t = { ns / 1000000000, ns % 1000000000 };
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+}
+
+static void *use_disk(void *arg)
+{
+	struct disk *d = arg;
+	uint64_t block = 0, pass = 1, due_ns = 0, mib_per_s;
+	int fd = -1;
+
+	for (;;) {
+		while (!(mib_per_s = disk_mib_per_s))
+			sem_wait(&d->wanted);
+		if (fd < 0)
+			fd = open(d->path, O_RDWR | O_DIRECT);
+		if (fd < 0) {
+			disk_fault("forwarder: %s: %s\n", d->path,
+				   strerror(errno));
+			return NULL;
+		}
+		if (due_ns + DISK_DEBT_NS < monotonic_ns())
+			due_ns = monotonic_ns();
+		sleep_until(due_ns);
+		rewrite_block(fd, d, block, pass);
+		if (++block == d->blocks) {
+			block = 0;
+			pass++;
+		}
+		due_ns += 1000000000 / (mib_per_s * BLOCKS_PER_MIB);
+	}
+}
+
+static void start_disk(struct disk *d, const char *path, uint64_t start_mib,
+		       uint64_t mib)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	d->path = path;
+	d->start_bytes = start_mib << 20;
+	d->blocks = mib * BLOCKS_PER_MIB;
+	sem_init(&d->wanted, 0, 0);
+	pthread_attr_init(&attributes);
+	errno = pthread_attr_setstacksize(&attributes, DISK_STACK_BYTES);
+	if (!errno)
+		errno = pthread_create(&thread, &attributes, use_disk, d);
+	if (errno)
+		err(1, "pthread_create");
+}
+
+/* ---- frames ---------------------------------------------------------- */
+
 static int open_interface(const char *name)
 {
 	struct sockaddr_ll address = {
@@ -190,13 +318,26 @@ static void swap_bytes(void *a, void *b, size_t n)
 
 static int is_probe(const struct probe_frame *f, size_t n)
 {
-	return n >= sizeof(*f)
+	return n >= BYTES_WITHOUT_DISK
 	    && f->eth.ether_type == htons(ETHERTYPE_IP)
 	    && f->ip.protocol == IPPROTO_UDP
 	    && f->payload.magic == PROBE_MAGIC;
 }
 
-static void forward(int s, const struct memory *m)
+/* asked: NULL in a frame that asks for nothing */
+static void answer_disk(struct disk *d, struct probe_disk *asked)
+{
+	uint64_t mib_per_s = asked && d->blocks ? asked->mib_per_s : 0;
+
+	if (!atomic_exchange(&disk_mib_per_s, mib_per_s) && mib_per_s)
+		sem_post(&d->wanted);
+	if (asked) {
+		asked->blocks = disk_blocks;
+		asked->faults = disk_faults;
+	}
+}
+
+static void forward(int s, const struct memory *m, struct disk *d)
 {
 	static union {
 		uint8_t bytes[ETH_FRAME_LEN + 4];
@@ -231,6 +372,8 @@ static void forward(int s, const struct memory *m)
 			if (f->payload.rewrite_mib_per_s >= 0 && m->pages)
 				pages_per_tick = pages_each_tick(
 					f->payload.rewrite_mib_per_s);
+			answer_disk(d, n >= (ssize_t)sizeof(*f) ? &f->disk
+								: NULL);
 		}
 		send(s, buffer.bytes, n, 0);
 	}
@@ -250,10 +393,12 @@ int main(int argc, char **argv)
 {
 	struct sched_param fifo = { .sched_priority = 50 };
 	static struct memory memory;
+	static struct disk disk;
 	int s;
 
-	if (argc != 4)
-		errx(1, "usage: forwarder IFACE MEMORY_MIB RATE_MIB_PER_S");
+	if (argc != 4 && argc != 7)
+		errx(1, "usage: forwarder IFACE MEMORY_MIB RATE_MIB_PER_S "
+		     "[DISK START_MIB MIB]");
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	read_boot_id();
 	s = open_interface(argv[1]);
@@ -261,7 +406,9 @@ int main(int argc, char **argv)
 		err(1, "mlockall");
 	/* the verifier keeps the normal policy: it must not delay a frame */
 	start_verifier(&memory, number(argv[2]), number(argv[3]));
+	if (argc == 7)
+		start_disk(&disk, argv[4], number(argv[5]), number(argv[6]));
 	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
 		err(1, "SCHED_FIFO");
-	forward(s, &memory);
+	forward(s, &memory, &disk);
 }

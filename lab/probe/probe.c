@@ -33,6 +33,10 @@
  *                    first_pages_verified: by the first answer, which
  *                    together with last_guest_ns - first_guest_ns, its own
  *                    clock, tells how fast it is
+ *   disk_blocks      with --disk, blocks of its disk that it has read, verified
+ *                    and written since it booted; first_disk_blocks: by the
+ *                    first answer
+ *   disk_faults      blocks that it found wrong or that were an error
  *   losses           the runs of consecutive probes without an answer, as
  *                    [when the first one was sent, how many]; not more than
  *                    MAX_LOSSES
@@ -79,6 +83,7 @@ struct options {
 	unsigned seconds;
 	unsigned answer_within_s; /* 0: wait for ever */
 	int64_t rewrite_mib_per_s; /* less than 0: the guest's own */
+	int64_t disk_mib_per_s;
 };
 
 /* without --far and with it; of the latter's payload, only what is in
@@ -101,6 +106,7 @@ struct guest {
 	uint64_t first_counter, last_counter;
 	uint64_t corruptions, first_pages_verified, pages_verified;
 	uint64_t first_ns, last_ns;
+	uint64_t first_disk_blocks, disk_blocks, disk_faults;
 };
 
 static struct probe *probes;
@@ -141,7 +147,10 @@ static void use_fifo(int priority)
 
 static size_t frame_bytes(const struct options *o)
 {
-	return o->far ? FAR_FRAME_BYTES : sizeof(struct probe_frame);
+	if (o->far)
+		return FAR_FRAME_BYTES;
+	return o->disk_mib_per_s ? sizeof(struct probe_frame)
+				 : BYTES_WITHOUT_DISK;
 }
 
 static struct probe_payload *payload_of(union frame *f,
@@ -196,10 +205,11 @@ static void make_frame(union frame *frame, const struct options *o,
 {
 	struct probe_payload *payload = payload_of(frame, o);
 	struct probe_frame *f = &frame->near;
+	size_t ip_bytes = frame_bytes(o) - sizeof(f->eth);
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
-		.tot_len = htons(sizeof(*f) - sizeof(f->eth)),
+		.tot_len = htons(ip_bytes),
 		.frag_off = htons(IP_DF),
 		.ttl = 64,
 		.protocol = IPPROTO_UDP,
@@ -221,10 +231,19 @@ static void make_frame(union frame *frame, const struct options *o,
 	ip.check = ip_checksum(&ip);
 	f->ip = ip;
 	f->udp.source = f->udp.dest = htons(UDP_PORT);
-	f->udp.len = htons(sizeof(f->udp) + sizeof(f->payload));
+	f->udp.len = htons(ip_bytes - sizeof(f->ip));
+	f->disk.mib_per_s = o->disk_mib_per_s;
 }
 
 /* ---- receiving ------------------------------------------------------ */
+
+static void account_disk(const struct probe_disk *d, bool first)
+{
+	if (first)
+		guest.first_disk_blocks = d->blocks;
+	guest.disk_blocks = d->blocks;
+	guest.disk_faults = d->faults;
+}
 
 static void account_guest(const struct probe_payload *p)
 {
@@ -245,7 +264,9 @@ static void account_guest(const struct probe_payload *p)
 	guest.last_ns = p->guest_ns;
 }
 
-static void account(const struct probe_payload *p, int64_t now_ns,
+/* disk: NULL in a frame without it */
+static void account(const struct probe_payload *p,
+		    const struct probe_disk *disk, int64_t now_ns,
 		    bool stamped)
 {
 	if (p->magic != PROBE_MAGIC || p->session != session
@@ -263,6 +284,8 @@ static void account(const struct probe_payload *p, int64_t now_ns,
 		else
 			newest = p->sequence;
 	}
+	if (disk)
+		account_disk(disk, !guest.seen);
 	if (stamped)
 		account_guest(p);
 }
@@ -287,6 +310,7 @@ struct receiver {
 static void *receive(void *arg)
 {
 	const struct receiver *r = arg;
+	const struct options *o = r->options;
 	struct pollfd readable = { .fd = r->socket, .events = POLLIN };
 	union frame frame;
 	char control[256];
@@ -305,12 +329,11 @@ static void *receive(void *arg)
 		if (poll(&readable, 1, 100) <= 0)
 			continue;
 		n = recvmsg(r->socket, &message, 0);
-		if (n == (ssize_t)frame_bytes(r->options)
-		    && (r->options->far
-			|| frame.near.ip.protocol == IPPROTO_UDP))
-			account(payload_of(&frame, r->options),
-				arrival_ns(&message, r->offset_ns),
-				!r->options->far);
+		if (n == (ssize_t)frame_bytes(o)
+		    && (o->far || frame.near.ip.protocol == IPPROTO_UDP))
+			account(payload_of(&frame, o),
+				o->disk_mib_per_s ? &frame.near.disk : NULL,
+				arrival_ns(&message, r->offset_ns), !o->far);
 	}
 	return NULL;
 }
@@ -463,9 +486,21 @@ static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
 	printf("\", ");
 }
 
-static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
-			 bool stamped)
+static void print_disk(bool used)
 {
+	if (used)
+		printf("\"first_disk_blocks\": %lu, \"disk_blocks\": %lu, "
+		       "\"disk_faults\": %lu, ", guest.first_disk_blocks,
+		       guest.disk_blocks, guest.disk_faults);
+	else
+		printf("\"first_disk_blocks\": null, \"disk_blocks\": null, "
+		       "\"disk_faults\": null, ");
+}
+
+static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
+			 const struct options *o)
+{
+	bool stamped = !o->far;
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
 	struct longest blackout, gap;
@@ -504,6 +539,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 		       "\"rtt_max_ms\": null, ");
 	print_boot_id("first_boot_id", guest.first_boot_id);
 	print_boot_id("last_boot_id", guest.last_boot_id);
+	print_disk(o->disk_mib_per_s);
 	printf("\"first_counter\": %lu, \"last_counter\": %lu, "
 	       "\"unreturned\": %ld, \"counter_continuous\": %s, "
 	       "\"corruptions\": %lu, \"first_pages_verified\": %lu, "
@@ -528,6 +564,7 @@ static const char usage[] =
 	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
 	"             [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
+	"             [--disk MIB_PER_S]\n"
 	"       probe --interface NAME --far NAME --mac GUEST_MAC [--rate ...]\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
@@ -560,6 +597,7 @@ static struct options parse(int argc, char **argv)
 		{ "seconds", required_argument, NULL, 't' },
 		{ "answer-within", required_argument, NULL, 'a' },
 		{ "rewrite", required_argument, NULL, 'w' },
+		{ "disk", required_argument, NULL, 'b' },
 		{ 0 },
 	};
 	struct options o = { .rate_per_s = 1000, .seconds = 600,
@@ -599,11 +637,15 @@ static struct options parse(int argc, char **argv)
 		case 'w':
 			o.rewrite_mib_per_s = number("rewrite", 0, 100000);
 			break;
+		case 'b':
+			o.disk_mib_per_s = number("disk", 0, 100000);
+			break;
 		default:
 			fputs(usage, stderr);
 			exit(2);
 		}
 	if (optind != argc || !o.interface || !have_mac
+	    || (o.far && o.disk_mib_per_s)
 	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr))) {
 		fputs(usage, stderr);
 		exit(2);
@@ -649,6 +691,6 @@ int main(int argc, char **argv)
 	usleep(GRACE_NS / 1000);
 	finished = true;
 	pthread_join(thread, NULL);
-	print_result(sent, period_ns, receiver.offset_ns, !o.far);
+	print_result(sent, period_ns, receiver.offset_ns, &o);
 	return 0;
 }

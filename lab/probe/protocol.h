@@ -11,10 +11,12 @@
 #include <net/ethernet.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define PROBE_MAGIC 0x31474d5453414642ULL /* "BFASTMG1" */
 #define BOOT_ID_BYTES 16
+#define DISK_BLOCK_BYTES (64 << 10)
 
 struct probe_payload {
 	uint64_t magic;
@@ -31,11 +33,24 @@ struct probe_payload {
 	uint64_t pages_verified;
 } __attribute__((packed));
 
+/* Only in the frames of a probe that wants the guest to use its disk: all
+ * others stay as short as they are, and tell it not to. */
+struct probe_disk {
+	/* how fast the guest is to read, verify and write blocks from now on */
+	int64_t mib_per_s;
+	/* zero in the request, filled in by the forwarder: */
+	uint64_t blocks;	/* of DISK_BLOCK_BYTES that it has done */
+	uint64_t faults;	/* those that were wrong, or an error */
+} __attribute__((packed));
+
 struct probe_frame {
 	struct ether_header eth;
 	struct iphdr ip;
 	struct udphdr udp;
 	struct probe_payload payload;
+	struct probe_disk disk;
 } __attribute__((packed));
+
+#define BYTES_WITHOUT_DISK offsetof(struct probe_frame, disk)
 
 #endif

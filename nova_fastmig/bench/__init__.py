@@ -16,9 +16,10 @@
 2. ``catalog``    contenders, workloads and comparisons as data
 3. ``schedules``  how other systems choose the downtime limit
 4. ``engine``     carries a comparison out, and goes on where it was ended
-5. ``lab``        the lab's hosts; ``nova_rig``, ``libvirt_rig``, ``qemu_rig``
-                  and ``dpdk_rig`` migrate guests between them. ``hosts``, two
-                  others for ``libvirt_rig``, which ``hosts_file`` describes
+5. ``lab``        the lab's hosts, with ``memory``; ``nova_rig``,
+                  ``libvirt_rig``, ``qemu_rig`` and ``dpdk_rig`` migrate guests
+                  between them. ``hosts``, two others for ``libvirt_rig``,
+                  which ``hosts_file`` describes
 6. ``analyze``    figures of many runs: medians, percentiles, intervals
 7. ``plot``, ``html``  pictures, and the report with the pictures inside
 8. ``cli``        ``nova-fastmig bench ...``

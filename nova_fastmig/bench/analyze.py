@@ -52,6 +52,7 @@ METRICS = {
     'cpu_destination_ms': 'CPU, destination host (ms)',
     'throttle_percent': 'vCPUs throttled by (%)',
     'rewritten_mib_per_s': 'guest rewrites (MiB/s)',
+    'disk_mib_per_s': 'guest reads and writes on disk (MiB/s)',
 }
 
 

@@ -132,6 +132,7 @@ BEFORE, AFTER = 'nova', 'fastmig-patched'
 # What the guest's memory has in it is sent once; l2fwd's packet buffers go
 # round all the time.
 SMALL = scenario.Guest()
+HUGEPAGES = scenario.Guest(page_kib=2048)
 WORKLOADS: dict[str, scenario.Workload] = {
     'idle': scenario.Workload('idle', SMALL),
     'l2fwd': scenario.Workload('l2fwd', SMALL, rewrite_mib_per_s=32),
@@ -139,6 +140,10 @@ WORKLOADS: dict[str, scenario.Workload] = {
         'dirty', SMALL, rewrite_mib_per_s=rate) for rate in (8, 64, 128)},
     **{f'idle-{gib}gib': scenario.Workload('idle', scenario.Guest(
         memory_mib=gib * 1024)) for gib in (1, 2, 4, 8, 16)},
+    'idle-hugepages': scenario.Workload('idle-hugepages', HUGEPAGES),
+    'l2fwd-hugepages': scenario.Workload('l2fwd-hugepages', HUGEPAGES,
+                                         rewrite_mib_per_s=32),
+    'block-io': scenario.Workload('block-io', SMALL, disk_mib_per_s=8),
     'l2fwd-dpdk': scenario.Workload('l2fwd', scenario.Guest(
         memory_mib=512, data_plane=scenario.DataPlane.DPDK,
         working_set_mib=0)),
@@ -207,7 +212,8 @@ PRESETS: dict[str, Preset] = {
     'cost': Preset(('nova', 'fastmig', 'fastmig-patched', 'qemu',
                     'qemu-patched'),
                    ('idle', 'idle-1gib', 'idle-2gib', 'idle-4gib',
-                    'dirty-8', 'dirty-64', 'dirty-128'), 2, 2),
+                    'idle-8gib', 'idle-16gib', 'dirty-8', 'dirty-64',
+                    'dirty-128'), 2, 2),
 }
 
 

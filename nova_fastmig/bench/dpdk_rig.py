@@ -93,6 +93,9 @@ class DpdkRig:
         if turn.contender.control != scenario.Control.QEMU:
             return (f'{turn.contender.control} on the lab has no vhost-user '
                     f'ports: its Open vSwitch is without DPDK')
+        if turn.guest.hugepages:
+            return ('the memory of the guest with DPDK is a memfd of ordinary '
+                    'pages')
         return qemu_rig.option_obstacle(self._lab, turn.contender)
 
     # ---- for qemu_rig.QemuGuest

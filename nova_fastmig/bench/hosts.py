@@ -16,7 +16,9 @@ The generator runs here; what is on the hosts is asked of their libvirt. No
 command is run there but by libvirt's own transport.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import functools
 import importlib.metadata
@@ -33,6 +35,7 @@ from nova_fastmig.bench import engine
 from nova_fastmig.bench import hosts_file
 from nova_fastmig.bench import lab
 from nova_fastmig.bench import libvirt_rig
+from nova_fastmig.bench import memory
 from nova_fastmig.bench import scenario
 
 VIRSH = 'virsh'
@@ -54,6 +57,72 @@ def read(path: pathlib.Path) -> hosts_file.Given:
         raise hosts_file.InvalidHosts(f'{path}: {error}') from error
     except hosts_file.InvalidHosts as error:
         raise hosts_file.InvalidHosts(f'{path}: {error}') from error
+
+
+@contextlib.contextmanager
+def _asked(name: str, host: hosts_file.Host) -> Iterator[libvirt.virConnect]:
+    """A connection whose errors name the host."""
+    try:
+        with libvirt_rig.connected(host.uri) as connection:
+            yield connection
+    except libvirt.libvirtError as error:
+        raise engine.RigError(f'{name}: {error}') from error
+
+
+def _lacking_pages(connection: libvirt.virConnect, guest: scenario.Guest
+                   ) -> str | None:
+    """Why a host has no pages for a guest on hugepages; None if it has."""
+    # -1: of all NUMA nodes together
+    free = sum(pages[guest.page_kib] for pages in connection.getFreePages(
+        [guest.page_kib], -1, 1).values())
+    if free >= guest.hugepages:
+        return None
+    return (f'{free} pages of {guest.page_kib} KiB are free, '
+            f'{guest.hugepages} are needed')
+
+
+def _lacking_memory(connection: libvirt.virConnect, guest: scenario.Guest
+                    ) -> str | None:
+    """Why a host has no memory for a guest; None if it has."""
+    # libvirt does not tell what is available; where little is in shared
+    # memory, which counts as cached, this is not far from it
+    stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+    free_mib = (stats['free'] + stats['buffers'] + stats['cached']) // 1024
+    needed_mib = guest.memory_mib + memory.RESERVE_MIB
+    if free_mib >= needed_mib:
+        return None
+    return (f'{free_mib} MiB of memory are free or cached files, '
+            f'{needed_mib} MiB are needed: {guest.memory_mib} MiB of the '
+            f'guest, and {memory.RESERVE_MIB} MiB')
+
+
+class Memory:
+    """That of the hosts; see libvirt_rig.Memory.
+
+    It is the operator's: nothing is added to a pool of hugepages there.
+    """
+
+    def __init__(self, hosts: Mapping[str, hosts_file.Host]):
+        self._hosts = hosts
+
+    def obstacle(self, guest: scenario.Guest) -> str | None:
+        lacking = _lacking_pages if guest.hugepages else _lacking_memory
+        try:
+            for name, host in self._hosts.items():
+                with _asked(name, host) as connection:
+                    found = lacking(connection, guest)
+                if found is not None:
+                    return f'{name}: {found}'
+        except engine.RigError as error:
+            return str(error)
+        return None
+
+    @contextlib.contextmanager
+    def hugepages(self, guest: scenario.Guest
+                  ) -> Iterator[Callable[[], None]]:
+        # libvirt starts a guest with <hugepages> on such pages or not at all;
+        # how many are free says nothing, as others may use them, too
+        yield lambda: None
 
 
 class Hosts(lab.Packets):
@@ -88,6 +157,7 @@ class Hosts(lab.Packets):
             raise engine.RigError(
                 f'{VIRSH} is not on this machine: it is in the package '
                 f'libvirt-clients (Debian) or libvirt-client (Fedora)')
+        self.memory = Memory(given.hosts)
         self.address = lab.Address(given.guest.mac, given.guest.ip)
         self.bridge = given.guest.bridge, given.guest.bridge_type
         self.accelerator = given.guest.accelerator
@@ -108,24 +178,15 @@ class Hosts(lab.Packets):
     def virsh(self, host: str) -> list[str]:
         return [VIRSH, '--connect', self.uri(host)]
 
-    @contextlib.contextmanager
-    def _asked(self, host: str) -> Iterator[libvirt.virConnect]:
-        """A connection whose errors name the host."""
-        try:
-            with libvirt_rig.connected(self.uri(host)) as connection:
-                yield connection
-        except libvirt.libvirtError as error:
-            raise engine.RigError(f'{host}: {error}') from error
-
     def _capabilities(self, host: str, emulator: str | None):
         """What guests can be there with this QEMU, or with libvirt's own.
 
         :raises: engine.RigError if there can be none
         """
-        with self._asked(host) as connection:
+        with _asked(host, self._hosts[host]) as connection:
             return etree.fromstring(connection.getDomainCapabilities(
                 emulator, 'x86_64', 'pc',
-                {'tcg': 'qemu', 'kvm': 'kvm'}[self.accelerator]))
+                libvirt_rig.DOMAIN_TYPES[self.accelerator]))
 
     @functools.cached_property
     def _emulator(self) -> str:
@@ -161,7 +222,7 @@ class Hosts(lab.Packets):
         """What the results are measured on."""
         machine = {}
         for host in self.names:
-            with self._asked(host) as connection:
+            with _asked(host, self._hosts[host]) as connection:
                 cpu = etree.fromstring(
                     connection.getCapabilities()).find('host/cpu')
                 _, memory_mib, cores, *_ = connection.getInfo()

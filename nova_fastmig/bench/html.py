@@ -29,7 +29,7 @@ COLUMNS = (
     'downtime_qemu_ms', 'downtime_libvirt_ms', 'total_qemu_ms',
     'total_libvirt_ms', 'total_nova_ms', 'bytes_sent', 'iterations',
     'cpu_source_ms', 'cpu_destination_ms', 'rewritten_mib_per_s',
-    'throttle_percent')
+    'disk_mib_per_s', 'throttle_percent')
 TITLES = {
     'seed-total': 'Total, as the seed drew it',
     'seed-downtime': 'Downtime, as the seed drew it',

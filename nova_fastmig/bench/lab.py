@@ -36,6 +36,7 @@ import typing as ty
 
 import nova_fastmig
 from nova_fastmig.bench import engine
+from nova_fastmig.bench import memory
 from nova_fastmig.bench import scenario
 
 COMPUTES = ('compute1', 'compute2')
@@ -62,6 +63,8 @@ SETTLE_S = 1
 CPU_INTERVAL_S = 0.05
 # the guest's image has so much that it rewrites (lab/guest/build)
 WORKING_SET_MIB = 64
+# of the guest's disk (lab/probe/protocol.h)
+DISK_BLOCKS_PER_MIB = 16
 
 
 def now() -> str:
@@ -155,6 +158,7 @@ class Lab(Packets):
             'NOVA_FASTMIG_LAB_DIR',
             '/var/lib/nova-fastmig-lab' + (f'-{name}' if name else '')))
         super().__init__(checkout, self.state / 'share/bin/probe')
+        self.memory = memory.Memory(self.state / 'run')
 
     def run(self, command: str, *arguments: str, timeout_s: float = 600
             ) -> str:
@@ -300,6 +304,10 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
     # all 0 where the guest does not tell
     seconds = (probed['last_guest_ns'] - probed['first_guest_ns']) / 1e9
     pages = probed['pages_verified'] - probed['first_pages_verified']
+    disk_mib_per_s = None
+    if probed['disk_blocks'] is not None and seconds > 0:
+        blocks = probed['disk_blocks'] - probed['first_disk_blocks']
+        disk_mib_per_s = round(blocks / DISK_BLOCKS_PER_MIB / seconds, 2)
     return {
         'blackout_ms': probed['blackout_ms'],
         'gap_ms': probed['gap_ms'],
@@ -311,7 +319,8 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
         'latency_p99_ms': probed['rtt_p99_ms'],
         'latency_max_ms': probed['rtt_max_ms'],
         'rewritten_mib_per_s':
-            round(pages / 256 / seconds, 2) if seconds > 0 else None}
+            round(pages / 256 / seconds, 2) if seconds > 0 else None,
+        'disk_mib_per_s': disk_mib_per_s}
 
 
 def job_figures(job: dict[str, ty.Any], one_clock: bool = True
@@ -370,6 +379,7 @@ def watched(lab: Packets, address: Address, workload: scenario.Workload
     :param lab: has what CpuRecorder asks for, too
     """
     probe = lab.probe(address, workload.packets_per_s,
-                      rewrite_mib_per_s=workload.rewrite_mib_per_s)
+                      rewrite_mib_per_s=workload.rewrite_mib_per_s,
+                      disk_mib_per_s=workload.disk_mib_per_s)
     with CpuRecorder(lab) as cpu, probing(lab, probe):
         yield probe, cpu

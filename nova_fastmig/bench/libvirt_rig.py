@@ -18,6 +18,7 @@ Other systems' schedules set the downtime limit meanwhile, as those systems do
 it through libvirt.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
@@ -48,13 +49,16 @@ OPTIONS = {
     scenario.Option.PARALLEL: ('--parallel', '--parallel-connections', '2'),
 }
 
+# accelerator -> libvirt's name for it
+DOMAIN_TYPES = {'tcg': 'qemu', 'kvm': 'kvm'}
+
 # QEMU's last event can be heard after virsh has ended
 EVENTS_WITHIN_S = 2
 
 DOMAIN = """\
 <domain type='{type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
-  <memory unit='MiB'>{memory_mib}</memory>
+  <memory unit='MiB'>{memory_mib}</memory>{memory_backing}
   <vcpu>{vcpus}</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <features><acpi/><apic/></features>
@@ -92,20 +96,38 @@ def arguments(capabilities: Iterable[str]) -> str:
         for capability in sorted(capabilities))
 
 
+class Memory(ty.Protocol):
+    """Of two hosts: memory.Memory, hosts.Memory."""
+
+    def obstacle(self, guest: scenario.Guest) -> str | None:
+        """Why there is none for a guest; None if there is."""
+
+    def hugepages(self, guest: scenario.Guest
+                  ) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Those of a guest, on both sides, while the block runs.
+
+        The block gets a function for when the guest runs, which raises
+        RigError if its memory is known to be something else.
+        """
+
+
 class Hosts(ty.Protocol):
     """Two hosts, and what sends packets to the guest: lab.Lab, hosts.Hosts.
 
     It has the methods of lab.Packets, too.
 
     :ivar names: theirs; a guest starts at the first
+    :ivar memory: theirs
     :ivar address: the guest's
     :ivar bridge: that the guest is plugged into, and linux or openvswitch
     :ivar accelerator: kvm or tcg
-    :ivar disk_is_shared: the guest's disk is not the guest's alone
+    :ivar disk_is_shared: the guest's disk is not the guest's alone: it is
+        only read
     :ivar one_clock: both are on one machine
     """
 
     names: tuple[str, str]
+    memory: Memory
     address: lab_.Address
     bridge: tuple[str, str]
     accelerator: str
@@ -140,12 +162,22 @@ class Hosts(ty.Protocol):
         """Processor time that everything in the host has used."""
 
 
+def memory_backing(guest: scenario.Guest) -> str:
+    """Of a domain; what Nova has for such a guest."""
+    if not guest.hugepages:
+        return ''
+    return (f"<memoryBacking><hugepages><page size='{guest.page_kib}' "
+            f"unit='KiB'/></hugepages><access mode='shared'/>"
+            f"</memoryBacking>")
+
+
 def domain_xml(hosts: Hosts, turn: scenario.Turn, disk: str) -> str:
     """The guest of a turn."""
     bridge, bridge_type = hosts.bridge
     return DOMAIN.format(
-        type={'tcg': 'qemu', 'kvm': 'kvm'}[hosts.accelerator],
-        name=NAME, memory_mib=turn.guest.memory_mib, vcpus=turn.guest.vcpus,
+        type=DOMAIN_TYPES[hosts.accelerator], name=NAME,
+        memory_mib=turn.guest.memory_mib,
+        memory_backing=memory_backing(turn.guest), vcpus=turn.guest.vcpus,
         mac=hosts.address.mac_address, bridge=bridge,
         virtualport="<virtualport type='openvswitch'/>"
         if bridge_type == 'openvswitch' else '',
@@ -153,6 +185,17 @@ def domain_xml(hosts: Hosts, turn: scenario.Turn, disk: str) -> str:
         arguments=arguments(qemu_rig.features(turn.contender)), disk=disk,
         # libvirt leaves owner and label of such a file as they are then
         readonly='<readonly/>' if hosts.disk_is_shared else '')
+
+
+def disk_obstacle(hosts: Hosts, turn: scenario.Turn) -> str | None:
+    """Why the guest's disk cannot be used as a turn does; None if it can."""
+    if not hosts.disk_is_shared:
+        return None
+    for _, workload in turn.migrations:
+        if workload.disk_mib_per_s:
+            return (f'{workload.kind} writes to the disk, which is only read '
+                    f'here; without it, other workloads of this guest run')
+    return None
 
 
 def migrate_command(hosts: Hosts, contender: scenario.Contender, source: str,
@@ -361,7 +404,9 @@ class LibvirtRig:
         listen()
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        unfit = lab_.image_obstacle(turn.guest)
+        unfit = (lab_.image_obstacle(turn.guest) or
+                 disk_obstacle(self._hosts, turn) or
+                 self._hosts.memory.obstacle(turn.guest))
         if unfit:
             return unfit
         unknown = set(turn.contender.options) - OPTIONS.keys()
@@ -385,16 +430,18 @@ class LibvirtRig:
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         hosts = self._hosts
         self._destroy()
-        xml = domain_xml(hosts, turn, hosts.place_disk(NAME))
-        try:
-            with connected(hosts.uri(hosts.names[0])) as connection:
-                libvirt_qemu.qemuMonitorCommand(
-                    connection.createXML(xml), json.dumps({
-                        'execute': 'announce-self',
-                        'arguments': dict(lab_.ANNOUNCE)}), 0)
-            hosts.wait_for_guest(hosts.address)
-            yield LibvirtGuest(hosts, turn.contender)
-        except libvirt.libvirtError as error:
-            raise engine.RigError(f'libvirt: {error}') from error
-        finally:
-            self._destroy()
+        with hosts.memory.hugepages(turn.guest) as check:
+            xml = domain_xml(hosts, turn, hosts.place_disk(NAME))
+            try:
+                with connected(hosts.uri(hosts.names[0])) as connection:
+                    libvirt_qemu.qemuMonitorCommand(
+                        connection.createXML(xml), json.dumps({
+                            'execute': 'announce-self',
+                            'arguments': dict(lab_.ANNOUNCE)}), 0)
+                hosts.wait_for_guest(hosts.address)
+                check()
+                yield LibvirtGuest(hosts, turn.contender)
+            except libvirt.libvirtError as error:
+                raise engine.RigError(f'libvirt: {error}') from error
+            finally:
+                self._destroy()

@@ -43,6 +43,15 @@ def libvirt_options(contender: scenario.Contender) -> list[str]:
     return options
 
 
+def flavor_arguments(guest: scenario.Guest) -> list[str]:
+    """Of ``lab/demo.py prepare``, for a guest."""
+    arguments = ['--ram-mib', str(guest.memory_mib), '--vcpus',
+                 str(guest.vcpus)]
+    if guest.hugepages:
+        arguments += ['--page-kib', str(guest.page_kib)]
+    return arguments
+
+
 def figures(run: dict[str, ty.Any]) -> dict[str, ty.Any]:
     """Fields of Figures from a run of ``lab/demo.py``."""
     return {
@@ -68,6 +77,7 @@ class NovaGuest:
                 SERVER, '--count', '1', '--variant', contender.name,
                 '--features', ','.join(contender.features) or 'none',
                 '--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
+                '--disk-mib-per-s', str(workload.disk_mib_per_s),
                 '--packets-per-s', str(workload.packets_per_s))
         run = self._rig.last_run()
         return scenario.Run(
@@ -94,7 +104,8 @@ class NovaRig:
         return json.loads(path.read_text().splitlines()[-1])
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        unfit = lab_.image_obstacle(turn.guest)
+        unfit = (lab_.image_obstacle(turn.guest) or
+                 self._lab.memory.obstacle(turn.guest))
         if unfit:
             return unfit
         unknown = set(turn.contender.options) - LIBVIRT_OPTIONS.keys()
@@ -111,12 +122,14 @@ class NovaRig:
         if contender.driver == scenario.Driver.FASTMIG:
             options += ['--qemu', str(contender.qemu), '--features',
                         ','.join(contender.features) or 'none']
-        self._lab.run('use-driver', str(contender.driver), *options)
-        try:
-            self.demo('prepare', '--server', SERVER, '--ram-mib',
-                      str(turn.guest.memory_mib), '--vcpus',
-                      str(turn.guest.vcpus))
-            yield NovaGuest(self._lab, contender, self)
-        finally:
-            with contextlib.suppress(engine.RigError):
-                self.demo('clean')
+        # before nova-compute is started, which counts them then
+        with self._lab.memory.hugepages(turn.guest) as check:
+            self._lab.run('use-driver', str(contender.driver), *options)
+            try:
+                self.demo('prepare', '--server', SERVER,
+                          *flavor_arguments(turn.guest))
+                check()
+                yield NovaGuest(self._lab, contender, self)
+            finally:
+                with contextlib.suppress(engine.RigError):
+                    self.demo('clean')

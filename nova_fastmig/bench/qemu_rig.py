@@ -89,9 +89,15 @@ def settings(contender: scenario.Contender) -> Settings:
 def command_line(guest: scenario.Guest, emulator: str, accelerator: str,
                  host: str, disk: str) -> list[str]:
     """A QEMU with this guest; what it has is what libvirt's has, too."""
+    machine, memory = 'pc,usb=off', []
+    if guest.hugepages:
+        machine += ',memory-backend=memory'
+        memory = ['-object', f'memory-backend-memfd,id=memory,size='
+                             f'{guest.memory_mib}M,hugetlb=on,hugetlbsize='
+                             f'{guest.page_kib}K,prealloc=on']
     return [
         emulator, '-name', f'guest={NAME},debug-threads=on', '-nodefaults',
-        '-no-user-config', '-display', 'none', '-machine', 'pc,usb=off',
+        '-no-user-config', '-display', 'none', '-machine', machine, *memory,
         '-accel', accelerator,
         '-cpu', 'host' if accelerator == 'kvm' else 'qemu64',
         '-m', f'{guest.memory_mib}M', '-smp', str(guest.vcpus),
@@ -291,6 +297,7 @@ class QemuRig:
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
         return (lab_.image_obstacle(turn.guest) or
+                self.lab.memory.obstacle(turn.guest) or
                 option_obstacle(self.lab, turn.contender))
 
     def uri(self, host: str) -> str:
@@ -343,13 +350,15 @@ class QemuRig:
                       'ip tuntap add "$1" mode tap vnet_hdr; '
                       'ip link set "$1" up; '
                       'ovs-vsctl --may-exist add-port br-data "$1"')
-        self._disk = self.lab.place_disk(NAME)
-        with asyncio.Runner() as runner:
+        with self.lab.memory.hugepages(turn.guest) as check, \
+                asyncio.Runner() as runner:
             guest = None
             try:
+                self._disk = self.lab.place_disk(NAME)
                 with monitored():
                     guest = QemuGuest(self, turn, runner.run)
                 self.lab.wait_for_guest(ADDRESS)
+                check()
                 yield guest
             finally:
                 if guest is not None:

@@ -33,6 +33,8 @@ VERSION = 1
 # Around the blackout, a packet sent this much too late says more about the
 # machine than about the migration.
 MAX_STALL_MS = 5
+# the machine's ordinary pages first
+PAGE_SIZES_KIB = (4, 2048)
 
 
 class BadResults(exception.FastMigError):
@@ -139,39 +141,72 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Guest:
-    """What is booted; several workloads may run on one."""
+    """What is booted; several workloads may run on one.
+
+    :ivar page_kib: of the host's pages that its memory consists of
+    """
 
     memory_mib: int = 256
     vcpus: int = 1
     data_plane: DataPlane = DataPlane.KERNEL
     # that the guest has written to at its start and can write to again
     working_set_mib: int = 64
+    page_kib: int = PAGE_SIZES_KIB[0]
+
+    def __post_init__(self):
+        if self.page_kib not in PAGE_SIZES_KIB:
+            raise ValueError(
+                f'page_kib {self.page_kib}: must be one of '
+                f'{", ".join(map(str, PAGE_SIZES_KIB))}')
+        if self.memory_mib * 1024 % self.page_kib:
+            raise ValueError(
+                f'memory_mib {self.memory_mib}, page_kib {self.page_kib}: '
+                f'the memory must be a number of whole pages')
+
+    @property
+    def hugepages(self) -> int:
+        """How many; 0 with ordinary pages."""
+        if self.page_kib == PAGE_SIZES_KIB[0]:
+            return 0
+        return self.memory_mib * 1024 // self.page_kib
 
     @property
     def name(self) -> str:
-        return (f'{self.data_plane}-{self.memory_mib}MiB-{self.vcpus}vcpu-'
+        name = (f'{self.data_plane}-{self.memory_mib}MiB-{self.vcpus}vcpu-'
                 f'{self.working_set_mib}MiB')
+        return name + (f'-{self.page_kib}KiBpages' if self.hugepages else '')
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """What the guest does while it is migrated.
 
-    :ivar kind: ``idle``, ``l2fwd`` or ``dirty``; what it is called in charts
+    :ivar kind: ``idle``, ``l2fwd``, ``dirty`` or ``block-io``, and
+        ``-hugepages`` with these; what it is called in charts
     :ivar packets_per_s: of the generator outside, each of which the guest
         sends back: this is how a blackout is seen, so idle guests get them too
     :ivar rewrite_mib_per_s: how fast the guest rewrites its working set
+    :ivar disk_mib_per_s: how fast it reads, verifies and writes its disk
     """
 
     kind: str
     guest: Guest
     packets_per_s: int = 1000
     rewrite_mib_per_s: int = 0
+    disk_mib_per_s: int = 0
+
+    def __post_init__(self):
+        if self.disk_mib_per_s and self.guest.data_plane == DataPlane.DPDK:
+            raise ValueError(
+                f'disk_mib_per_s {self.disk_mib_per_s} with the data plane '
+                f'{self.guest.data_plane}: that guest has no disk')
 
     @property
     def name(self) -> str:
-        return (f'{self.kind}-{self.guest.name}-{self.rewrite_mib_per_s}MiBps-'
+        name = (f'{self.kind}-{self.guest.name}-{self.rewrite_mib_per_s}MiBps-'
                 f'{self.packets_per_s}pps')
+        return name + (f'-disk{self.disk_mib_per_s}MiBps'
+                       if self.disk_mib_per_s else '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +312,7 @@ class Figures:
     :ivar throttle_percent: the most that auto-converge took from the vCPUs
     :ivar rewritten_mib_per_s: what the guest got done of its rewriting while
         it was watched
+    :ivar disk_mib_per_s: that it read from its disk, and as much that it wrote
     """
 
     blackout_ms: float | None = None
@@ -302,6 +338,7 @@ class Figures:
     cpu_window_ms: float | None = None
     throttle_percent: int | None = None
     rewritten_mib_per_s: float | None = None
+    disk_mib_per_s: float | None = None
 
     @property
     def total_ms(self) -> float | None:

@@ -28,7 +28,9 @@ from nova_fastmig.bench import cli
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as bench_lab
 from nova_fastmig.bench import libvirt_rig
+from nova_fastmig.bench import memory
 from nova_fastmig.bench import qemu_rig
+from nova_fastmig.bench import scenario
 from tests.lab import base as lab_base
 
 COMMAND = pathlib.Path(sys.executable).parent / 'nova-fastmig'
@@ -50,6 +52,14 @@ class BenchTestCase(base.BaseTestCase):
             capture_output=True, text=True,
             env={**os.environ, cli.INSIDE: '1', **environment})
         self.assertEqual(0, result.returncode, result.stderr)
+
+    def migrate(self, contenders: str, workloads: str, *options: str,
+                **environment: str) -> scenario.Results:
+        """Each of these once."""
+        self.bench('run', '--output', str(self.file), '--contenders',
+                   contenders, '--workloads', workloads, '--rounds', '1',
+                   '--migrations', '1', *options, **environment)
+        return engine.load(self.file)
 
 
 class QuickTest(BenchTestCase):
@@ -101,6 +111,36 @@ class QuickTest(BenchTestCase):
         self.assertLess(took_s, QUICK_S)
 
 
+class GuestsTest(BenchTestCase):
+    """Guests that --quick does not have."""
+
+    def good_runs(self, contenders: str, workloads: str
+                  ) -> tuple[scenario.Run, ...]:
+        results = self.migrate(contenders, workloads)
+        self.assertEqual([], [run.failures for run in results.runs
+                              if run.failures])
+        self.assertEqual({}, results.not_run)
+        return results.runs
+
+    def test_hugepages_and_disk(self):
+        pools = list(memory.HUGEPAGES.glob('*/nr_hugepages'))
+        before = [pool.read_text() for pool in pools]
+        # a run in which a guest has other pages fails
+        on_hugepages, block_io = self.good_runs('virsh',
+                                                'idle-hugepages,block-io')
+        self.assertEqual(before, [pool.read_text() for pool in pools])
+        self.assertGreater(on_hugepages.figures.bytes_sent, 64 << 20)
+        self.assertIsNone(on_hugepages.figures.disk_mib_per_s)
+        self.assertGreater(block_io.figures.disk_mib_per_s, 1)
+
+    @lab_base.long
+    def test_hugepages_of_all(self):
+        contenders = 'nova,fastmig,virsh,qemu'
+        if bench_lab.Lab().has_patched_qemu:
+            contenders += ',fastmig-patched,qemu-patched'
+        self.good_runs(contenders, 'l2fwd-hugepages')
+
+
 HOSTS = """
 [host1]
 uri = qemu+tcp://10.77.0.11/system
@@ -148,14 +188,27 @@ class HostsTest(BenchTestCase):
     def sum_of_disk(self) -> str:
         return lab_base.on_host('compute1', 'sha256sum', self.DISK)
 
+    def migrate_on_hosts(self, contenders: str, workloads: str
+                         ) -> scenario.Results:
+        return self.migrate(
+            contenders, workloads, '--hosts', str(self.hosts),
+            PATH=f'{self.hosts.parent}:{os.environ["PATH"]}')
+
+    def test_hugepages_and_no_disk(self):
+        # nobody adds them on hosts that are given
+        with self.lab.memory.hugepages(catalog.HUGEPAGES):
+            results = self.migrate_on_hosts('virsh',
+                                            'idle-hugepages,block-io')
+        on_hugepages, = results.runs
+        self.assertEqual((), on_hugepages.failures)
+        self.assertGreater(on_hugepages.figures.bytes_sent, 64 << 20)
+        why, = results.not_run.values()
+        self.assertIn('block-io writes to the disk, which is only read', why)
+
     def test_one_migration_of_each(self):
         before = self.sum_of_disk()
-        self.bench(
-            'run', '--hosts', str(self.hosts), '--output', str(self.file),
-            '--contenders', 'virsh,virsh-patched,nova,qemu', '--workloads',
-            'l2fwd', '--rounds', '1', '--migrations', '1',
-            PATH=f'{self.hosts.parent}:{os.environ["PATH"]}')
-        results = engine.load(self.file)
+        results = self.migrate_on_hosts('virsh,virsh-patched,nova,qemu',
+                                        'l2fwd')
 
         runs = {run.key.scenario.partition('/')[0]: run
                 for run in results.runs}
@@ -206,12 +259,10 @@ class ContendersTest(BenchTestCase):
     """Those that --quick leaves out: each gets its guest across."""
 
     def test_one_migration_of_each(self):
-        self.bench(
-            'run', '--output', str(self.file), '--contenders',
+        results = self.migrate(
             'nova-auto-converge,virsh-post-copy,virsh-parallel,ovirt,'
             'kubevirt,proxmox,multifd-zstd,xbzrle,auto-converge,rdma',
-            '--workloads', 'l2fwd', '--rounds', '1', '--migrations', '1')
-        results = engine.load(self.file)
+            'l2fwd')
         self.assertEqual([], [run.failures for run in results.runs
                               if run.failures])
         # a machine without such a device has no way to run it

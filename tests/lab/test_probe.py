@@ -29,6 +29,9 @@ LAB = pathlib.Path(__file__).parents[2] / 'lab'
 PAGE = 4096
 MEMORY_MIB = 8
 CORRUPT_PAGE = 100
+DISK_START_MIB, DISK_MIB = 1, 2
+BLOCK = 64 << 10
+CORRUPT_BLOCK = 10
 
 
 def run(*command):
@@ -58,8 +61,14 @@ class ProbeTest(base.BaseTestCase):
         mac = json.loads(run('ip', '-n', self.far, '-json', 'link', 'show',
                              'far'))[0]['address']
 
-        self.forwarder = self.start(self.far, build / 'forwarder', 'far',
-                                    str(MEMORY_MIB), str(MEMORY_MIB))
+        # where files can be read and written past the cache
+        disk = tempfile.NamedTemporaryFile(dir='/var/tmp')  # noqa: S108
+        self.addCleanup(disk.close)
+        disk.truncate(DISK_START_MIB + DISK_MIB + 1 << 20)
+        self.disk = pathlib.Path(disk.name)
+        self.forwarder = self.start(
+            self.far, build / 'forwarder', 'far', str(MEMORY_MIB),
+            str(MEMORY_MIB), disk.name, str(DISK_START_MIB), str(DISK_MIB))
         # its first heartbeat
         self.assertIn('corruptions 0', self.forwarder.stdout.readline())
         self.command = [
@@ -136,6 +145,51 @@ class ProbeTest(base.BaseTestCase):
         self.start_probe('--rewrite', str(4 * MEMORY_MIB))
         time.sleep(0.5)
         self.assertGreater(self.rewritten_mib_per_s(), 1.5 * MEMORY_MIB)
+
+    def disk_mib_per_s(self, result):
+        return ((result['disk_blocks'] - result['first_disk_blocks'])
+                * BLOCK / 2**20 * 1e9 /
+                (result['last_guest_ns'] - result['first_guest_ns']))
+
+    def test_the_guest_uses_its_disk_as_fast_as_it_is_told(self):
+        time.sleep(0.2)
+        self.assertIsNone(self.result()['disk_blocks'])
+        self.assertEqual(0, self.disk.stat().st_blocks)
+        self.start_probe('--disk', str(DISK_MIB))
+        time.sleep(2)
+        result = self.result()
+        self.assertAlmostEqual(DISK_MIB, self.disk_mib_per_s(result),
+                               delta=DISK_MIB / 4)
+        self.assertEqual(0, result['disk_faults'])
+        # a probe that does not ask for it ends it
+        self.start_probe()
+        time.sleep(0.2)
+        self.result()
+        before = self.disk.read_bytes()
+        time.sleep(0.5)
+        self.assertEqual(before, self.disk.read_bytes())
+        # nothing outside its part of the disk was written to
+        start, end = DISK_START_MIB << 20, DISK_START_MIB + DISK_MIB << 20
+        self.assertEqual(set(b'\0'), {*before[:start], *before[end:]})
+        # each block has its number: word 0 of block 1 that of its sector
+        self.assertEqual(BLOCK // 512, int.from_bytes(
+            before[start + BLOCK:start + BLOCK + 4], 'little'))
+
+    def test_wrong_blocks_are_found(self):
+        self.result()
+        self.start_probe('--disk', str(DISK_MIB))
+        time.sleep(0.8)
+        with open(self.disk, 'r+b') as disk:
+            # a block that was written by now, as if the write were lost
+            disk.seek((DISK_START_MIB << 20) + CORRUPT_BLOCK * BLOCK)
+            disk.write(b'\0' * BLOCK)
+            os.fsync(disk.fileno())
+        # a whole pass takes a second
+        time.sleep(1.2)
+        self.assertEqual(1, self.result()['disk_faults'])
+        self.assertIn(f'block {CORRUPT_BLOCK} word 0 is 0 instead of '
+                      f'{1 << 32 | CORRUPT_BLOCK * (BLOCK // 512):#x}',
+                      self.forwarder.stdout.readline())
 
     def test_a_forwarder_with_two_ports(self):
         """A bridge stands in for testpmd: it has no stamp either."""

@@ -43,6 +43,12 @@ class TestCatalog(base.BaseTestCase):
                          {each.contender for name in ('full', 'features')
                           for each in catalog.preset(name).scenarios})
 
+    def test_the_cost_of_all_sizes(self):
+        self.assertEqual(
+            [256, 1024, 2048, 4096, 8192, 16384],
+            sorted({each.workload.guest.memory_mib
+                    for each in catalog.preset('cost').scenarios}))
+
     def test_each_feature_alone(self):
         self.assertEqual(
             [(), (), *((feature,) for feature in model.QemuFeature),

@@ -41,10 +41,11 @@ GENERATOR = {'program': str(pathlib.Path(sys.executable).resolve()),
 
 
 class FakeConnection:
-    """Of a host with KVM that has these emulators."""
+    """Of a host with KVM that has these emulators, and 1 GiB available."""
 
-    def __init__(self, name, emulators):
+    def __init__(self, name, emulators, hugepages):
         self._name, self._emulators = name, emulators
+        self._hugepages = hugepages
 
     def close(self):
         pass
@@ -81,10 +82,25 @@ class FakeConnection:
         return {'kernel': 2_000_000_000, 'user': 1_500_000_000,
                 'idle': 9_000_000_000, 'iowait': 7_000_000_000}
 
+    def getMemoryStats(self, node):
+        if node != libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS:
+            raise libvirt.libvirtError('not asked for')
+        return {'total': 64 << 20, 'free': 256 << 10, 'buffers': 256 << 10,
+                'cached': 512 << 10}
 
-def turn(contender: str, workload: str = 'idle') -> scenario.Turn:
-    return scenario.Turn(0, catalog.CONTENDERS[contender],
-                         catalog.WORKLOADS[workload].guest, ())
+    def getFreePages(self, sizes_kib, first_node, nodes):
+        if (sizes_kib, first_node, nodes) != ([2048], -1, 1):
+            raise libvirt.libvirtError('not asked for')
+        if self._hugepages is None:
+            raise libvirt.libvirtError('page size 2048 is not available')
+        return {-1: {2048: self._hugepages}}
+
+
+def turn(contender: str, *workloads: str) -> scenario.Turn:
+    """The only one of these workloads, which have one guest."""
+    only, = catalog.comparison('', [contender], workloads or ['idle'], 1,
+                               1).turns()
+    return only
 
 
 class HostsTestCase(base.BaseTestCase):
@@ -96,6 +112,7 @@ class HostsTestCase(base.BaseTestCase):
         self.useFixture(fixtures.MockPatch('shutil.which',
                                            return_value='/usr/bin/virsh'))
         self.opened = []
+        self.hugepages = {'node1': 128, 'node2': 128}
         self.emulators = {'node1': {DISTRIBUTION, PATCHED},
                           'node2': {DISTRIBUTION, PATCHED}}
         self.useFixture(fixtures.MockPatch('libvirt.open', self.open))
@@ -107,7 +124,8 @@ class HostsTestCase(base.BaseTestCase):
         name = uri.partition('@')[2].partition('.')[0]
         if name not in self.emulators:
             raise libvirt.libvirtError('Connection refused')
-        return FakeConnection(name, self.emulators[name])
+        return FakeConnection(name, self.emulators[name],
+                              self.hugepages[name])
 
     def hosts(self, **more) -> hosts.Hosts:
         more.setdefault('generator', {})
@@ -255,6 +273,41 @@ class TestHosts(HostsTestCase):
         return cli._rigs_on_hosts(self.hosts())[
             asked.contender.control, asked.guest.data_plane]
 
+    def obstacle(self, *workloads: str) -> str | None:
+        asked = turn('virsh', *workloads)
+        return self.rig(asked).obstacle(asked)
+
+    def test_hugepages(self):
+        domain = ElementTree.fromstring(libvirt_rig.domain_xml(
+            self.hosts(), turn('virsh', 'idle-hugepages'), '/d.img'))
+        self.assertIsNotNone(domain.find('memoryBacking/hugepages/page'))
+        self.assertIsNone(self.obstacle('idle-hugepages'))
+
+    def test_hugepages_on_one_host_only(self):
+        self.hugepages['node2'] = 127
+        self.assertEqual(
+            'host2: 127 pages of 2048 KiB are free, 128 are needed',
+            self.obstacle('idle-hugepages'))
+        self.assertIsNone(self.obstacle('idle'))
+
+    def test_a_host_without_hugepages(self):
+        self.hugepages['node1'] = None
+        self.assertEqual('host1: page size 2048 is not available',
+                         self.obstacle('idle-hugepages'))
+
+    def test_memory_of_one_guest_on_each_host(self):
+        given = self.hosts()
+        self.assertIsNone(given.memory.obstacle(
+            scenario.Guest(memory_mib=512)))
+        self.assertEqual(
+            'host1: 1024 MiB of memory are free or cached files, 1025 MiB '
+            'are needed: 513 MiB of the guest, and 512 MiB',
+            given.memory.obstacle(scenario.Guest(memory_mib=513)))
+
+    def test_the_disk_is_only_read(self):
+        self.assertIn('block-io writes to the disk, which is only read here',
+                      self.obstacle('idle', 'block-io'))
+
     @ddt.data(('nova', 'idle'), ('qemu-patched', 'l2fwd'),
               ('virsh', 'l2fwd-dpdk'))
     @ddt.unpack
@@ -265,8 +318,7 @@ class TestHosts(HostsTestCase):
         self.assertRaises(engine.RigError, rig.guest, asked)
 
     def test_what_the_hosts_have(self):
-        asked = turn('virsh', 'l2fwd')
-        self.assertIsNone(self.rig(asked).obstacle(asked))
+        self.assertIsNone(self.obstacle('l2fwd'))
 
 
 class TestClocks(base.BaseTestCase):

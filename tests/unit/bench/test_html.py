@@ -49,6 +49,14 @@ class TestReport(base.BaseTestCase):
         self.assertIn('no device', text)
         self.assertIn('<td>3/4</td>', text)
 
+    def test_what_the_guest_is_and_does(self):
+        text = html.render(made.results(
+            ('virsh',), ('idle', 'idle-hugepages', 'block-io'),
+            disk_mib_per_s=7.5))
+        self.assertEqual(1, text.count('256 MiB in pages of 2048 KiB'))
+        self.assertEqual(1, text.count('reads and writes 8 MiB/s of its disk'))
+        self.assertIn('<td>7.5 [7.5, 7.5]</td>', text)
+
     def test_no_runs_yet(self):
         text = html.render(dataclasses.replace(made.results(), runs=()))
         self.assertNotIn('data:image', text)

@@ -12,6 +12,7 @@
 
 """What the rigs decide; what they do is tested in the lab."""
 
+import dataclasses
 from xml.etree import ElementTree
 
 import ddt
@@ -31,7 +32,8 @@ PROBED = {
     'sent': 4000, 'lost': 12, 'duplicates': 1, 'reordered': 2,
     'blackout_ms': 12.0, 'gap_ms': 14.5, 'rtt_p50_ms': 0.3, 'rtt_p99_ms': 2.0,
     'rtt_max_ms': 9.0, 'first_pages_verified': 1000, 'pages_verified': 17384,
-    'first_guest_ns': 10**9, 'last_guest_ns': 3 * 10**9}
+    'first_guest_ns': 10**9, 'last_guest_ns': 3 * 10**9,
+    'first_disk_blocks': None, 'disk_blocks': None, 'disk_faults': None}
 
 
 def contenders(control: scenario.Control) -> dict:
@@ -60,6 +62,13 @@ class TestNova(base.BaseTestCase):
         for each in contenders(scenario.Control.NOVA).values():
             nova_rig.libvirt_options(each)
 
+    def test_flavor(self):
+        self.assertEqual(['--ram-mib', '256', '--vcpus', '1'],
+                         nova_rig.flavor_arguments(catalog.SMALL))
+        self.assertEqual(
+            ['--page-kib', '2048'],
+            nova_rig.flavor_arguments(catalog.HUGEPAGES)[-2:])
+
 
 @ddt.ddt
 class TestLibvirt(base.BaseTestCase):
@@ -83,15 +92,27 @@ class TestLibvirt(base.BaseTestCase):
             libvirt_rig.migrate_command(lab.Lab(), each, 'compute2',
                                         'compute1')
 
-    def test_domain(self):
+    def domain(self, guest: scenario.Guest) -> ElementTree.Element:
         the_lab = lab.Lab()
         the_lab.accelerator = 'tcg'
         contender = scenario.Contender(
             scenario.Control.LIBVIRT, scenario.Qemu.PATCHED,
             features=('x-b', 'x-a'), downtime_limit_ms=10)
-        xml = ElementTree.fromstring(libvirt_rig.domain_xml(
-            the_lab, scenario.Turn(0, contender, scenario.Guest(
-                memory_mib=512, vcpus=2), ()), '/d.img'))
+        return ElementTree.fromstring(libvirt_rig.domain_xml(
+            the_lab, scenario.Turn(0, contender, guest, ()), '/d.img'))
+
+    def test_hugepages(self):
+        self.assertIsNone(self.domain(catalog.SMALL).find('memoryBacking'))
+        page = self.domain(catalog.HUGEPAGES).find(
+            'memoryBacking/hugepages/page')
+        self.assertEqual({'size': '2048', 'unit': 'KiB'}, page.attrib)
+
+    def test_the_labs_disk_is_for_writing(self):
+        turn, = catalog.comparison('', ['virsh'], ['block-io'], 1, 1).turns()
+        self.assertIsNone(libvirt_rig.disk_obstacle(lab.Lab(), turn))
+
+    def test_domain(self):
+        xml = self.domain(scenario.Guest(memory_mib=512, vcpus=2))
         self.assertEqual('qemu', xml.get('type'))
         self.assertEqual('512', xml.findtext('memory'))
         self.assertEqual(lab.PATCHED, xml.findtext('devices/emulator'))
@@ -163,6 +184,15 @@ class TestQemu(base.BaseTestCase):
                       ['-qmp', 'tcp:10.77.0.12:4455,server=on,wait=off']):
             place = line.index(words[0])
             self.assertEqual(words, line[place:place + 2])
+        self.assertNotIn('-object', line)
+
+    def test_hugepages(self):
+        line = qemu_rig.command_line(catalog.HUGEPAGES, lab.DISTRIBUTION,
+                                     'tcg', 'compute1', '/d.img')
+        self.assertIn('pc,usb=off,memory-backend=memory', line)
+        self.assertEqual(
+            'memory-backend-memfd,id=memory,size=256M,hugetlb=on,'
+            'hugetlbsize=2048K,prealloc=on', line[line.index('-object') + 1])
 
 
 class TestDpdk(base.BaseTestCase):
@@ -193,6 +223,12 @@ class TestDpdk(base.BaseTestCase):
                 0, CONTENDERS[name],
                 catalog.WORKLOADS['l2fwd-dpdk'].guest, ())))
 
+    def test_no_hugepages(self):
+        guest = dataclasses.replace(catalog.WORKLOADS['l2fwd-dpdk'].guest,
+                                    page_kib=2048)
+        self.assertIn('ordinary pages', dpdk_rig.DpdkRig(None).obstacle(
+            scenario.Turn(0, CONTENDERS['qemu'], guest, ())))
+
 
 class TestFigures(base.BaseTestCase):
 
@@ -203,11 +239,19 @@ class TestFigures(base.BaseTestCase):
             figures.packets_reordered, figures.packets_sent))
         # 16384 pages of 4 KiB in 2 s
         self.assertEqual(32, figures.rewritten_mib_per_s)
+        self.assertIsNone(figures.disk_mib_per_s)
+
+    def test_disk(self):
+        # 240 blocks of 64 KiB in 2 s
+        self.assertEqual(7.5, lab.packet_figures(PROBED | {
+            'first_disk_blocks': 16, 'disk_blocks': 256})['disk_mib_per_s'])
 
     def test_a_guest_that_does_not_tell(self):
         figures = scenario.Figures(**lab.packet_figures(PROBED | {
-            'first_guest_ns': 0, 'last_guest_ns': 0}))
+            'first_guest_ns': 0, 'last_guest_ns': 0,
+            'first_disk_blocks': 0, 'disk_blocks': 0}))
         self.assertIsNone(figures.rewritten_mib_per_s)
+        self.assertIsNone(figures.disk_mib_per_s)
 
     def test_nova(self):
         figures = scenario.Figures(**nova_rig.figures({

@@ -68,6 +68,36 @@ class TestNames(base.BaseTestCase):
     def test_contradictions(self, fields):
         self.assertRaises(ValueError, scenario.Contender, **fields)
 
+    def test_names_that_files_of_results_have(self):
+        """What is newer is in a name only where it is used."""
+        self.assertEqual(
+            'l2fwd-kernel-256MiB-1vcpu-64MiB-32MiBps-1000pps',
+            catalog.WORKLOADS['l2fwd'].name)
+        self.assertEqual(
+            'idle-hugepages-kernel-256MiB-1vcpu-64MiB-2048KiBpages-0MiBps-'
+            '1000pps', catalog.WORKLOADS['idle-hugepages'].name)
+        self.assertEqual(
+            'block-io-kernel-256MiB-1vcpu-64MiB-0MiBps-1000pps-disk8MiBps',
+            catalog.WORKLOADS['block-io'].name)
+
+    @ddt.data((dict(page_kib=64), 'page_kib 64: must be one of 4, 2048'),
+              (dict(page_kib=2048, memory_mib=255), 'whole pages'))
+    @ddt.unpack
+    def test_impossible_pages(self, fields, message):
+        error = self.assertRaises(ValueError, scenario.Guest, **fields)
+        self.assertIn(message, str(error))
+
+    def test_pages(self):
+        self.assertEqual(0, scenario.Guest().hugepages)
+        self.assertEqual(512, scenario.Guest(
+            memory_mib=1024, page_kib=2048).hugepages)
+
+    def test_a_guest_with_dpdk_has_no_disk(self):
+        guest = catalog.WORKLOADS['l2fwd-dpdk'].guest
+        error = self.assertRaises(ValueError, scenario.Workload, 'block-io',
+                                  guest, disk_mib_per_s=8)
+        self.assertIn('disk_mib_per_s 8', str(error))
+
     def test_every_field_is_in_the_name(self):
         contender = catalog.CONTENDERS['fastmig-patched']
         workload = catalog.WORKLOADS['l2fwd']
@@ -76,10 +106,14 @@ class TestNames(base.BaseTestCase):
                                  options=(Option.PARALLEL,),
                                  downtime_limit_ms=9)),
                 (workload, dict(kind='dirty', packets_per_s=1,
-                                rewrite_mib_per_s=1)),
+                                rewrite_mib_per_s=1, disk_mib_per_s=1)),
                 (workload.guest, dict(memory_mib=1, vcpus=9,
                                       data_plane=scenario.DataPlane.DPDK,
-                                      working_set_mib=1))):
+                                      working_set_mib=1, page_kib=2048))):
+            self.assertEqual({field.name for field in
+                              dataclasses.fields(each)} - {
+                'control', 'driver', 'qemu', 'schedule', 'guest'},
+                set(changes))
             for field, value in changes.items():
                 changed = dataclasses.replace(each, **{field: value})
                 self.assertNotEqual(each.name, changed.name, field)

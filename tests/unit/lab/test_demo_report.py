@@ -53,7 +53,8 @@ RUN = {
     'guest_continuous': True, 'verdict': None, 'verdict_expected': False,
     'probe_stalled': False,
     'probe': {'first_boot_id': BOOT_ID, 'last_boot_id': BOOT_ID,
-              'counter_continuous': True, 'corruptions': 0},
+              'counter_continuous': True, 'corruptions': 0,
+              'disk_faults': None},
     'failures': [],
 }
 STAYED = {'destination': None, 'domain': {
@@ -167,6 +168,8 @@ class FailuresTest(unittest.TestCase):
             probe=RUN['probe'] | {'last_boot_id': 'another'}))
         self.assert_fails('3 wrong words', run(
             probe=RUN['probe'] | {'corruptions': 3}))
+        self.assert_fails('2 blocks of its disk', run(
+            probe=RUN['probe'] | {'disk_faults': 2}))
 
     def test_figures_that_are_missing(self):
         self.assert_fails('no statistics', run(downtime_libvirt_ms=None))
