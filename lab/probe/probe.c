@@ -60,6 +60,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -683,6 +684,11 @@ int main(int argc, char **argv)
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	/*
+	 * Without what started it nobody reads what it saw, and its packets
+	 * would disturb what is measured next.
+	 */
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	errno = pthread_create(&thread, NULL, receive, &receiver);
 	if (errno)
 		err(1, "pthread_create");
