@@ -25,8 +25,9 @@ background_idle() {
     local n file value
     if ! background_is_idle; then
         for ((n = 0; n < ${#BACKGROUND_KERNEL[@]}; n += 2)); do
-            file=${BACKGROUND_KERNEL[n]}
-            [ ! -e "$file" ] || echo "$file $(cat "$file")"
+            file=${BACKGROUND_KERNEL[n]} value=${BACKGROUND_KERNEL[n + 1]}
+            # if it is so already, then another lab will undo it
+            [ ! -e "$file" ] || [ "$(cat "$file")" = "$value" ] || echo "$file $(cat "$file")"
         done >"$RUN/background.new"
         mv "$RUN/background.new" "$RUN/background"
     fi
