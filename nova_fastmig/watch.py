@@ -73,14 +73,19 @@ class Mailbox:
 
         :returns: all that have come, in order; empty after the timeout
         """
-        if self._items:
-            timeout_s = 0.0
-        if self._selector.select(max(0.0, timeout_s)):
-            os.eventfd_read(self._wakeups)
-        items = []
-        while self._items:
-            items.append(self._items.popleft())
-        return items
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = 0.0 if self._items else deadline_s - time.monotonic()
+            woken = self._selector.select(max(0.0, left_s))
+            if woken:
+                os.eventfd_read(self._wakeups)
+            items = []
+            while self._items:
+                items.append(self._items.popleft())
+            # A writer that comes to its second line only now, after an
+            # earlier call has taken its item, wakes this one for nothing.
+            if items or not woken:
+                return items
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,13 @@ class TestMailbox(base.BaseTestCase):
         self.assertEqual([1, 2, 3], self.mailbox.take(0))
         self.assertEqual([], self.mailbox.take(0))
 
+    def test_a_late_wakeup_is_no_timeout(self):
+        """The item was taken before its writer came to wake anyone."""
+        os.eventfd_write(self.mailbox._wakeups, 1)
+        started = time.monotonic()
+        self.assertEqual([], self.mailbox.take(0.05))
+        self.assertGreaterEqual(time.monotonic() - started, 0.049)
+
     def test_the_writer_never_waits(self):
         count = 70000  # more than a pipe would hold
         for item in range(count):
