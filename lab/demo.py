@@ -299,7 +299,7 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
     # a server that stayed has those of an earlier migration
     job = _completed_job(destination, server.id) if moved else {}
     with contextlib.closing(_libvirt(destination)) as connection:
-        qemu = _version(connection.getVersion())
+        qemu = demo_report.version(connection.getVersion())
     result = probe.result
     run = {
         'driver': driver,
@@ -359,11 +359,6 @@ def migrate(cloud, args):
 
 # ---- report -----------------------------------------------------------------
 
-def _version(number):
-    """libvirt's way to write a version as one number, undone."""
-    return f'{number // 1000000}.{number // 1000 % 1000}.{number % 1000}'
-
-
 def _first(path, pattern):
     match = re.search(pattern, pathlib.Path(path).read_text(), re.MULTILINE)
     return match and match[1]
@@ -392,8 +387,8 @@ def machine():
             'memory_mib':
                 int(_first('/proc/meminfo', r'^MemTotal: *(\d+)')) // 1024,
             'kernel': os.uname().release,
-            'qemu': _version(connection.getVersion()),
-            'libvirt': _version(connection.getLibVersion()),
+            'qemu': demo_report.version(connection.getVersion()),
+            'libvirt': demo_report.version(connection.getLibVersion()),
             'nova': importlib.metadata.version('nova'),
             'nova_fastmig': importlib.metadata.version('nova-fastmig'),
         }

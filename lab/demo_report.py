@@ -133,6 +133,11 @@ def _domains(run):
                f'the domain on {host} is {state}, not {expected}')
 
 
+def version(number):
+    """libvirt's way to write a version as one number, undone."""
+    return f'{number // 1000000}.{number // 1000 % 1000}.{number % 1000}'
+
+
 def guest_checks(probe):
     """What a probe's result says about the guest: (good, if not, why)."""
     yield (probe['first_boot_id'] == probe['last_boot_id'],

@@ -7,36 +7,33 @@
 
 BACKGROUND_UNITS='nova-compute\.service|neutron-openvswitch-agent\.service'
 
-# what the kernel is set to meanwhile: file, value
+# what the kernel is set to meanwhile: file and value
 BACKGROUND_KERNEL=(
     # Each service is a session, and with autogroups each session has the same
     # share of a core, whatever its processes' policy is.
-    /proc/sys/kernel/sched_autogroup_enabled 0
+    '/proc/sys/kernel/sched_autogroup_enabled 0'
     # Where this machine is itself a guest, its hypervisor may take away what
     # has been free for two seconds (free page reporting): 2 MiB are then
     # written to for the first time in 4 ms instead of 0.3, which no compute
     # node has. No block of free pages is as large as this order.
-    /sys/module/page_reporting/parameters/page_reporting_order 11
+    '/sys/module/page_reporting/parameters/page_reporting_order 11'
 )
 
 background_is_idle() { [ -e "$RUN/background" ]; }
 
 background_idle() {
-    local n file value
-    if ! background_is_idle; then
-        for ((n = 0; n < ${#BACKGROUND_KERNEL[@]}; n += 2)); do
-            file=${BACKGROUND_KERNEL[n]} value=${BACKGROUND_KERNEL[n + 1]}
-            # if it is so already, then another lab will undo it
-            [ ! -e "$file" ] || [ "$(cat "$file")" = "$value" ] || echo "$file $(cat "$file")"
-        done >"$RUN/background.new"
-        mv "$RUN/background.new" "$RUN/background"
-    fi
-    for ((n = 0; n < ${#BACKGROUND_KERNEL[@]}; n += 2)); do
-        file=${BACKGROUND_KERNEL[n]} value=${BACKGROUND_KERNEL[n + 1]}
-        if [ -e "$file" ] && ! echo "$value" 2>/dev/null >"$file"; then
-            warn "$file stays $(cat "$file"): times may be longer, and differ more"
-        fi
-    done
+    local file value was
+    # what it was, for background_kernel_back
+    : >>"$RUN/background"
+    while read -r file value; do
+        [ -e "$file" ] || continue
+        was=$(cat "$file")
+        # set before, or by another lab, which will undo it
+        [ "$was" != "$value" ] || continue
+        echo "$file $was" >>"$RUN/background"
+        echo "$value" 2>/dev/null >"$file" ||
+            warn "$file stays $was: times may be longer, and differ more"
+    done < <(printf '%s\n' "${BACKGROUND_KERNEL[@]}")
     background_policy idle
 }
 

@@ -41,11 +41,6 @@ from nova_fastmig.bench import scenario
 VIRSH = 'virsh'
 
 
-def _version(number: int) -> str:
-    """libvirt's way to write a version as one number, undone."""
-    return f'{number // 1000000}.{number // 1000 % 1000}.{number % 1000}'
-
-
 def read(path: pathlib.Path) -> hosts_file.Given:
     """Read a file of hosts.
 
@@ -220,6 +215,7 @@ class Hosts(lab.Packets):
 
     def machine(self) -> dict[str, ty.Any]:
         """What the results are measured on."""
+        version = self.module('demo_report').version
         machine = {}
         for host in self.names:
             with _asked(host, self._hosts[host]) as connection:
@@ -233,8 +229,8 @@ class Hosts(lab.Packets):
                         cpu.findtext('vendor'), cpu.findtext('model')))),
                     f'{host}_cores': cores,
                     f'{host}_memory_mib': memory_mib,
-                    f'{host}_qemu': _version(connection.getVersion()),
-                    f'{host}_libvirt': _version(connection.getLibVersion())}
+                    f'{host}_qemu': version(connection.getVersion()),
+                    f'{host}_libvirt': version(connection.getLibVersion())}
         # these are others than libvirt's own, whose version is above
         given = {name: path for name in ('emulator', 'patched_emulator')
                  if (path := getattr(self._guest, name))}

@@ -258,10 +258,8 @@ class Pair:
 
     async def _start(self, name, side, *arguments):
         name = f'{name}-{len(self._started)}'
-        with contextlib.ExitStack() as stack:
-            network = None
-            if self.beacons:
-                network = stack.enter_context(self.beacons.sender())
+        with (self.beacons.sender() if self.beacons
+              else contextlib.nullcontext()) as network:
             process = Qemu(
                 name, [*self._arguments(side, name, network), *arguments],
                 self.directory / f'{name}.log')
