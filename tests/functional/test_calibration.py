@@ -34,6 +34,16 @@ class TestCalibration(base.TwoHosts):
             # Room for the next one.
             self._delete_server(server)
 
+    def know_five(self) -> None:
+        """As after five migrations like this one; five are enough to know."""
+        self.migrate(1)
+        stored = self.fake.emulator.parent / 'calibration'
+        table = json.loads(stored.read_bytes())
+        pair, = table['pairs']
+        pair['observations'] *= 5
+        stored.write_text(json.dumps(table))
+        self.restart_compute_service('src')
+
     def report(self) -> dict:
         """The last one that is in the journal."""
         def read():
@@ -64,7 +74,7 @@ class TestCalibration(base.TwoHosts):
                 event['result'] == 'Error']
 
     def test_without_hope_it_is_refused_by_the_checks(self):
-        self.migrate(5)
+        self.know_five()
         server = self.boot_tagged(max_downtime_ms='7')
         self.api.post_server_action(server['id'], {
             'os-migrateLive': {'host': 'dest', 'block_migration': 'auto'}})
@@ -74,11 +84,11 @@ class TestCalibration(base.TwoHosts):
         self.assertEqual('dest', host)
         self.assertIn('the flavor allows a downtime of 7 ms, but from host '
                       'src to host dest 7.0 ms do not depend on memory', why)
-        self.assertEqual(5, len(self.fake.calls))
+        self.assertEqual(1, len(self.fake.calls))
         self.assert_stayed(server)
 
     def test_another_destination_is_tried(self):
-        self.migrate(5)
+        self.know_five()
         # With less memory, so that the scheduler tries it last.
         self.start_compute(hostname='other', host_info=fakelibvirt.HostInfo(
             kB_mem=8 << 20))
@@ -98,8 +108,7 @@ class TestCalibration(base.TwoHosts):
     def test_a_trial(self):
         """One migration without hope, after a while."""
         self.flags(calibration_retry_s=1, group='fastmig')
-        self.restart_compute_service('src')
-        self.migrate(5)
+        self.know_five()
         time.sleep(1.1)
         server = self.boot_tagged(max_downtime_ms='7')
         self._live_migrate(server)
