@@ -213,7 +213,7 @@ class BenchRun(command.Command):
             rigs, prepared = _rigs_on_hosts(place), contextlib.nullcontext()
         else:
             if not os.environ.get(INSIDE):
-                self._enter(place)
+                self._enter(place, comparison)
             rigs, prepared = _rigs_on_the_lab(place), _idle(place)
         # a QEMU that quits as it was told is an error to it
         logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
@@ -237,9 +237,13 @@ class BenchRun(command.Command):
             self.app.stderr.write(f'{failed} migrations failed\n')
         return 1 if failed else 0
 
-    def _enter(self, lab) -> None:
+    def _enter(self, lab, comparison: scenario.Comparison) -> None:
         """Go on in the network of the lab's controller, and keep the lab."""
         lab.run('up')
+        if any(each.workload.guest.data_plane == scenario.DataPlane.DPDK
+               for each in comparison.scenarios):
+            # while Debian's mirrors can still be reached
+            lab.run('with-dpdk', '--build')
         os.environ[INSIDE] = '1'
         os.execv(lab.commands / 'hold', [  # noqa: S606
             'hold', 'nsenter', f'--net=/run/netns/{lab.name}-controller',

@@ -38,8 +38,7 @@ SIDES = ('a', 'b')
 INSIDE, GUEST = '/run/bench', '/var/tmp/guest'  # noqa: S108
 MACS = ('52:54:00:be:00:10', '52:54:00:be:00:11')
 GENERATOR_MACS = ('52:54:00:be:01:00', '52:54:00:be:01:01')
-# the first time it installs packages
-START_TIMEOUT_S = 600
+START_TIMEOUT_S = 60
 # an emulated testpmd takes its time
 BOOT_TIMEOUT_S = 240
 # DPDK needs SSE 4.2, and hugepages of 2 MiB for its buffers in the guest
