@@ -319,6 +319,7 @@ class QemuRig:
 
         :raises: engine.RigError
         """
+        self._plug(host)
         line = command_line(
             turn.guest, lab_.EMULATOR[turn.contender.qemu],
             self.lab.accelerator, host, self._disk)
@@ -337,19 +338,25 @@ class QemuRig:
 
     def _stop(self, host: str) -> None:
         self.lab.on(host, 'sh', '-c', f'systemctl stop {NAME} 2>/dev/null; '
-                    f'systemctl reset-failed {NAME} 2>/dev/null; true')
+                    f'systemctl reset-failed {NAME} 2>/dev/null; '
+                    f'ovs-vsctl --if-exists del-port br-data {TAP}; '
+                    f'ip link delete {TAP} 2>/dev/null; true')
 
-    def _tap(self, host: str, script: str) -> None:
-        self.lab.on(host, 'sh', '-euc', script, 'sh', TAP)
+    def _plug(self, host: str) -> None:
+        """A new port for each QEMU, as libvirt makes it.
+
+        With one that the guest had a few seconds ago, Open vSwitch still has
+        the flow that sends its announcement on, and learns where the guest is
+        only when it looks at its flows the next time, up to 500 ms later.
+        """
+        self.lab.on(host, 'sh', '-euc',
+                    f'ip tuntap add {TAP} mode tap vnet_hdr; '
+                    f'ip link set {TAP} up; ovs-vsctl add-port br-data {TAP}')
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         for host in lab_.COMPUTES:
             self._stop(host)
-            self._tap(host, 'ip link show "$1" >/dev/null 2>&1 || '
-                      'ip tuntap add "$1" mode tap vnet_hdr; '
-                      'ip link set "$1" up; '
-                      'ovs-vsctl --may-exist add-port br-data "$1"')
         with self.lab.memory.hugepages(turn.guest) as check, \
                 asyncio.Runner() as runner:
             guest = None
@@ -365,6 +372,4 @@ class QemuRig:
                     guest.close()
                 for host in lab_.COMPUTES:
                     self._stop(host)
-                    self._tap(host, 'ovs-vsctl --if-exists del-port br-data '
-                              '"$1"; ip link delete "$1" || true')
                 self.lab.remove_disk(NAME)
