@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""``nova-fastmig bench``: run, compare, plot and report.
+"""``nova-fastmig bench``: run, show, compare, plot and report.
 
 What only the benchmarks need is imported where it is used: the other commands
 work without it.
@@ -19,6 +19,7 @@ work without it.
 import argparse
 import contextlib
 import logging
+import math
 import os
 import pathlib
 import shlex
@@ -97,6 +98,7 @@ class Progress:
                 compact=True),
             console=self._console, speed_estimate_period=3600)
         self._task = self._bar.add_task('', total=total, completed=done)
+        self._shown = done
 
     def __enter__(self):
         self._bar.__enter__()
@@ -106,8 +108,9 @@ class Progress:
         self._bar.__exit__(*exception)
 
     def show(self, results: scenario.Results) -> None:
-        if not results.runs:
-            return
+        if len(results.runs) == self._shown:
+            return  # something cannot be run
+        self._shown = len(results.runs)
         run = results.runs[-1]
         self._bar.update(self._task, completed=len(results.runs))
         names = {each.name: f'{catalog.title(each.contender)}, '
@@ -311,6 +314,52 @@ def _side(text: str) -> dict[tuple[str, ...], list[scenario.Run]]:
             found[key] = [run for run in results.runs
                           if run.key.scenario == each.name]
     return found
+
+
+class BenchShow(lister.Lister):
+    """Show the figures of each contender in each workload.
+
+    Medians, and the blackout's p95 and longest, of the runs that count; those
+    with the shortest blackout come first.
+    """
+
+    COLUMNS = ('Workload', 'Contender', 'Runs', 'Blackout', 'p95', 'Longest',
+               'Lost', 'Stop to resume', 'Total', 'MiB', 'Nova total')
+
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument('results', metavar='FILE', type=pathlib.Path)
+        return parser
+
+    def take_action(self, parsed_args):
+        with extra():
+            from nova_fastmig.bench import analyze
+        summaries = analyze.summarize(engine.load(parsed_args.results))
+        workloads = list(dict.fromkeys(each.scenario.workload
+                                       for each in summaries))
+
+        def order(each):
+            blackout = each.median('blackout_ms')
+            return (workloads.index(each.scenario.workload),
+                    math.inf if blackout is None else blackout)
+        return self.COLUMNS, [self._row(each)
+                              for each in sorted(summaries, key=order)]
+
+    @staticmethod
+    def _row(each) -> tuple:
+        def rounded(value: float | None, unit: int = 1) -> float | None:
+            return None if value is None else round(value / unit, 1)
+        blackout = each.spreads.get('blackout_ms')
+        return (
+            each.scenario.workload.name, each.title,
+            f'{each.counted}/{each.runs}',
+            *(rounded(value) for value in (
+                (blackout.median.value, blackout.p95.value, blackout.most)
+                if blackout else (None,) * 3)),
+            *(rounded(each.median(name)) for name in (
+                'packets_lost', 'downtime_qemu_ms', 'total_ms')),
+            rounded(each.median('bytes_sent'), 2**20),
+            rounded(each.median('total_nova_ms')))
 
 
 class BenchPlot(command.Command):

@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import dataclasses
 import json
 import sys
 from unittest import mock
@@ -66,6 +67,34 @@ class TestCompare(BenchTestCase):
         self.assertIn(message, error)
 
 
+class TestShow(BenchTestCase):
+
+    def test_the_shortest_blackout_comes_first(self):
+        code, output, error = self.run_command(
+            'bench', 'show', str(self.file), '-f', 'json')
+        self.assertEqual((0, ''), (code, error))
+        rows = json.loads(output)
+        for workload in {row['Workload'] for row in rows}:
+            blackouts = [row['Blackout'] for row in rows
+                         if row['Workload'] == workload]
+            self.assertEqual(sorted(blackouts), blackouts)
+        self.assertIn('8/8', {row['Runs'] for row in rows})
+
+    def test_one_that_never_worked_comes_last(self):
+        results = made.results(rounds=4)
+        first = results.comparison.scenarios[0].name
+        engine.save(self.file, dataclasses.replace(results, runs=tuple(
+            dataclasses.replace(run, failures=('why',))
+            if run.key.scenario == first else run for run in results.runs)))
+        _, output, _ = self.run_command(
+            'bench', 'show', str(self.file), '-f', 'json')
+        workload = results.comparison.scenarios[0].workload.name
+        last = [row for row in json.loads(output)
+                if row['Workload'] == workload][-1]
+        self.assertEqual(('0/8', None, None),
+                         (last['Runs'], last['Blackout'], last['Total']))
+
+
 class TestPlotAndReport(BenchTestCase):
 
     def test_kinds(self):
@@ -109,6 +138,20 @@ class TestPlotAndReport(BenchTestCase):
                 'bench', 'report', str(self.file), str(self.state / 'x'))
         self.assertEqual(1, code)
         self.assertIn('pip install "nova-fastmig[bench]"', error)
+
+
+class TestProgress(base.CommandTestCase):
+
+    def test_each_run_is_shown_once(self):
+        results = made.results(rounds=1)
+        first = dataclasses.replace(results, runs=results.runs[:1])
+        progress = cli.Progress(len(results.runs), 0)
+        with mock.patch.object(progress._bar.console, 'print') as said:
+            progress.show(dataclasses.replace(first, runs=()))
+            progress.show(first)
+            progress.show(dataclasses.replace(
+                first, not_run={'x': 'cannot be run'}))
+        said.assert_called_once()
 
 
 @ddt.ddt
