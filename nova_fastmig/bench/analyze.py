@@ -195,6 +195,11 @@ def summarize(results: scenario.Results) -> list[Summary]:
     return found
 
 
+def workloads(summaries: Iterable[Summary]) -> list[scenario.Workload]:
+    """Those that they are of, each once, in their order."""
+    return list(dict.fromkeys(each.scenario.workload for each in summaries))
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """How one metric of two scenarios compares.

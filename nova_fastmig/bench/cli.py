@@ -98,7 +98,6 @@ class Progress:
                 compact=True),
             console=self._console, speed_estimate_period=3600)
         self._task = self._bar.add_task('', total=total, completed=done)
-        self._shown = done
 
     def __enter__(self):
         self._bar.__enter__()
@@ -108,9 +107,8 @@ class Progress:
         self._bar.__exit__(*exception)
 
     def show(self, results: scenario.Results) -> None:
-        if len(results.runs) == self._shown:
+        if len(results.runs) == self._bar.tasks[0].completed:
             return  # something cannot be run
-        self._shown = len(results.runs)
         run = results.runs[-1]
         self._bar.update(self._task, completed=len(results.runs))
         names = {each.name: f'{catalog.title(each.contender)}, '
@@ -335,8 +333,7 @@ class BenchShow(lister.Lister):
         with extra():
             from nova_fastmig.bench import analyze
         summaries = analyze.summarize(engine.load(parsed_args.results))
-        workloads = list(dict.fromkeys(each.scenario.workload
-                                       for each in summaries))
+        workloads = analyze.workloads(summaries)
 
         def order(each):
             blackout = each.median('blackout_ms')

@@ -103,10 +103,9 @@ def render(results: scenario.Results) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined)
     environment.filters |= {'number': number, 'estimate': estimate}
-    workloads = list(dict.fromkeys(each.scenario.workload
-                                   for each in summaries))
     return environment.get_template('report.html').render(
-        results=results, summaries=summaries, workloads=workloads,
+        results=results, summaries=summaries,
+        workloads=analyze.workloads(summaries),
         pictures=pictures, metrics=analyze.METRICS,
         columns=[name for name in COLUMNS
                  if any(name in each.spreads for each in summaries)],

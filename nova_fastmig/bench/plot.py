@@ -113,16 +113,11 @@ def seed_downtime(results: scenario.Results, summaries: Summaries
                  'downtime / blackout of packets (ms)')
 
 
-def _workloads(summaries: Summaries
-               ) -> list[scenario.Workload]:
-    return list(dict.fromkeys(each.scenario.workload for each in summaries))
-
-
 def _bars(summaries: Summaries, metric: str) -> figure.Figure | None:
     summaries = [each for each in summaries if metric in each.spreads]
     if not summaries:
         return None
-    workloads = _workloads(summaries)
+    workloads = analyze.workloads(summaries)
     rows = max(sum(each.scenario.workload == workload for each in summaries)
                for workload in workloads)
     made = _figure(4.2 * len(workloads) + 2, 0.28 * rows + 1.6)
@@ -199,7 +194,7 @@ def distribution(results: scenario.Results, summaries: Summaries
     summaries = [each for each in summaries if 'blackout_ms' in each.spreads]
     if not summaries:
         return None
-    workloads = _workloads(summaries)
+    workloads = analyze.workloads(summaries)
     made = _figure(5 * len(workloads), 5)
     styles = list(itertools.product(('-', '--', ':', '-.'), COLOURS))
     titles = list(dict.fromkeys(each.title for each in summaries))
