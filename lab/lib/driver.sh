@@ -49,21 +49,32 @@ driver_default() {
     say "    $name (${DRIVERS[$name]})"
 }
 
-driver_restart_on() {
-    in_host "$1" systemctl stop nova-compute.service
-    driver_config "$driver" "$qemu" "$features" "$calibration" "${options[@]}" >"$(driver_file "$1")"
-    in_host "$1" systemctl start nova-compute.service
+# Which start of nova-compute on a host this is, and all of its configuration.
+driver_running() {
+    in_host "$1" sh -c 'systemctl is-active --quiet nova-compute.service &&
+        systemctl show --property InvocationID --value nova-compute.service &&
+        cat /etc/nova/*.conf /etc/nova/nova.conf.d/*.conf | sha256sum'
 }
+
+driver_restart_on() { in_host "$1" systemctl restart nova-compute.service; }
 
 # driver_set DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_set() {
-    local driver=$1 qemu=$2 features=$3 calibration=$4 options=("${@:5}")
+    local driver=$1 host others=()
     [ "$driver" = stock ] || driver_exists compute1 ||
         die "$driver: the hosts cannot import nova_fastmig.driver; is the package installed? (lab/up)"
-    # not SIGHUP: it ends a nova-compute that runs in native threads
-    each driver_restart_on "${COMPUTES[@]}"
+    # A restart takes a quarter of a minute.
+    for host in "${COMPUTES[@]}"; do
+        driver_config "$@" >"$(driver_file "$host")"
+        [ "$(driver_running "$host")" = "$(cat "$STATE/driver.$host" 2>/dev/null || echo none)" ] ||
+            others+=("$host")
+    done
     echo "$driver" >"$STATE/driver"
+    [ ${#others[@]} -gt 0 ] || return 0
+    # not SIGHUP: it ends a nova-compute that runs in native threads
+    each driver_restart_on "${others[@]}"
     computes_are_up
     # what was started anew has the policy of what was there before
     ! background_is_idle || background_policy idle
+    for host in "${others[@]}"; do driver_running "$host" >"$STATE/driver.$host"; done
 }

@@ -22,10 +22,11 @@ SLOW_MIB_PER_S = 1
 class TestReport(base.LabTest):
     """With the QEMU of the distribution."""
 
-    def setUp(self):
-        super().setUp()
-        base.lab('use-driver', 'fastmig', '--qemu', 'distribution')
-        self.addCleanup(base.lab, 'use-driver', 'fastmig')
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        base.lab('use-driver', cls.driver, '--qemu', 'distribution')
+        cls.addClassCleanup(base.lab, 'use-driver', cls.driver)
 
     def report(self) -> dict:
         """The newest one, as the operator's command shows it."""
