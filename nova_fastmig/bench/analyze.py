@@ -260,8 +260,9 @@ def ranks(results: scenario.Results, contender: str = catalog.AFTER
         for other in results.comparison.scenarios:
             if other.workload != mine.workload or other == mine:
                 continue
-            found += [Rank(mine.workload.kind, catalog.title(other.contender),
-                           each) for each in compare(
-                               runs, of_scenario(results, other.name),
-                               ('blackout_ms', 'total_ms'))]
+            found += [Rank(catalog.title(mine.workload),
+                           catalog.title(other.contender), each)
+                      for each in compare(
+                          runs, of_scenario(results, other.name),
+                          ('blackout_ms', 'total_ms'))]
     return found

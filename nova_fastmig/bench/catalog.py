@@ -150,10 +150,11 @@ WORKLOADS: dict[str, scenario.Workload] = {
 }
 
 
-def title(contender: Contender) -> str:
+def title(wanted: Contender | scenario.Workload) -> str:
     """What the catalog calls it; its own name if the catalog has none."""
-    return next((name for name, each in CONTENDERS.items()
-                 if each == contender), contender.name)
+    known = CONTENDERS if isinstance(wanted, Contender) else WORKLOADS
+    return next((name for name, each in known.items() if each == wanted),
+                wanted.name)
 
 
 def _chosen(what: str, names: Iterable[str], known: dict) -> list:

@@ -112,7 +112,7 @@ class Progress:
         run = results.runs[-1]
         self._bar.update(self._task, completed=len(results.runs))
         names = {each.name: f'{catalog.title(each.contender)}, '
-                            f'{each.workload.kind}'
+                            f'{catalog.title(each.workload)}'
                  for each in results.comparison.scenarios}
         figures = run.figures
         said = ('FAILED: ' + '; '.join(run.failures) if run.failures else

@@ -174,9 +174,7 @@ def waterfall(results: scenario.Results, summaries: Summaries
             begin_ms = end_ms
         axes.annotate(f' {begin_ms:.1f}', (begin_ms, place), va='center')
     axes.set_yticks(range(len(summaries)), [
-        f'{each.title}, {each.scenario.workload.kind}' + (
-            ' (DPDK)' if each.scenario.workload.guest.data_plane ==
-            scenario.DataPlane.DPDK else '')
+        f'{each.title}, {catalog.title(each.scenario.workload)}'
         for each in reversed(summaries)])
     axes.set_xlabel("ms after the guest's stop, medians; both QEMUs' own "
                     'figures')

@@ -72,5 +72,6 @@ class TestCatalog(base.BaseTestCase):
         self.assertIn('must be one of', str(error))
 
     def test_titles(self):
-        for name, each in catalog.CONTENDERS.items():
-            self.assertEqual(name, catalog.title(each))
+        for known in catalog.CONTENDERS, catalog.WORKLOADS:
+            for name, each in known.items():
+                self.assertEqual(name, catalog.title(each))

@@ -62,6 +62,14 @@ class TestPlot(base.BaseTestCase):
                 for bar in axes.patches if bar.get_width()}
         self.assertEqual(set(made.STEPS.values()), ends)
 
+    def test_bars_have_the_workloads_names(self):
+        """Two of them forward, one with DPDK."""
+        axes, = drawn('waterfall', made.results(
+            ('qemu-patched',), ('l2fwd', 'l2fwd-dpdk'))).axes
+        self.assertEqual(
+            {'qemu-patched, l2fwd', 'qemu-patched, l2fwd-dpdk'},
+            {label.get_text() for label in axes.get_yticklabels()})
+
     def test_a_distribution_counts_all_runs(self):
         figure = drawn('distribution', made.results(
             ('virsh',), ('idle',)))
