@@ -146,7 +146,7 @@ WORKLOADS: dict[str, scenario.Workload] = {
     'block-io': scenario.Workload('block-io', SMALL, disk_mib_per_s=8),
     'l2fwd-dpdk': scenario.Workload('l2fwd', scenario.Guest(
         memory_mib=512, data_plane=scenario.DataPlane.DPDK,
-        working_set_mib=0)),
+        working_set_mib=0, page_kib=2048)),
 }
 
 

@@ -70,8 +70,7 @@ def command_line(guest: scenario.Guest, emulator: str, accelerator: str,
         '-cpu', 'host' if accelerator == 'kvm' else CPU,
         '-m', f'{guest.memory_mib}M', '-smp', str(guest.vcpus),
         # vhost-user works on the guest's memory
-        '-object', f'memory-backend-memfd,id=memory,size={guest.memory_mib}M,'
-                   'share=on',
+        '-object', f'{qemu_rig.memory_backend(guest)},share=on',
         '-kernel', f'{GUEST}/vmlinuz', '-initrd', f'{GUEST}/initramfs',
         '-append', ' '.join(options), *ports,
         '-serial', f'file:{INSIDE}/serial-{side}', '-only-migratable',
@@ -92,10 +91,8 @@ class DpdkRig:
         if turn.contender.control != scenario.Control.QEMU:
             return (f'{turn.contender.control} on the lab has no vhost-user '
                     f'ports: its Open vSwitch is without DPDK')
-        if turn.guest.hugepages:
-            return ('the memory of the guest with DPDK is a memfd of ordinary '
-                    'pages')
-        return qemu_rig.option_obstacle(self._lab, turn.contender)
+        return (qemu_rig.option_obstacle(self._lab, turn.contender) or
+                self._lab.memory.obstacle(turn.guest))
 
     # ---- for qemu_rig.QemuGuest
 
@@ -179,7 +176,8 @@ class DpdkRig:
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
-        with tempfile.TemporaryDirectory(prefix='bench-dpdk-') as directory:
+        with tempfile.TemporaryDirectory(prefix='bench-dpdk-') as directory, \
+                self._lab.memory.hugepages(turn.guest) as check:
             self._directory = pathlib.Path(directory)
             self._start_host()
             try:
@@ -189,6 +187,7 @@ class DpdkRig:
                         with qemu_rig.monitored():
                             guest = qemu_rig.QemuGuest(self, turn, runner.run)
                         self._wait_for_guest()
+                        check()
                         yield guest
                     finally:
                         if guest is not None:

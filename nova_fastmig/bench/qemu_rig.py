@@ -86,15 +86,20 @@ def settings(contender: scenario.Contender) -> Settings:
     return Settings(frozenset(both), frozenset(source), parameters)
 
 
+def memory_backend(guest: scenario.Guest) -> str:
+    """What ``-object`` is given; hugepages are there at once, as libvirt's."""
+    return f'memory-backend-memfd,id=memory,size={guest.memory_mib}M' + (
+        f',hugetlb=on,hugetlbsize={guest.page_kib}K,prealloc=on'
+        if guest.hugepages else '')
+
+
 def command_line(guest: scenario.Guest, emulator: str, accelerator: str,
                  host: str, disk: str) -> list[str]:
     """A QEMU with this guest; what it has is what libvirt's has, too."""
     machine, memory = 'pc,usb=off', []
     if guest.hugepages:
         machine += ',memory-backend=memory'
-        memory = ['-object', f'memory-backend-memfd,id=memory,size='
-                             f'{guest.memory_mib}M,hugetlb=on,hugetlbsize='
-                             f'{guest.page_kib}K,prealloc=on']
+        memory = ['-object', memory_backend(guest)]
     return [
         emulator, '-name', f'guest={NAME},debug-threads=on', '-nodefaults',
         '-no-user-config', '-display', 'none', '-machine', machine, *memory,
