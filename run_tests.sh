@@ -107,7 +107,8 @@ step() {
     local title=$1 started=$SECONDS status=0 ran=0 bad=0 kind number
     shift
     printf '\n== %s\n' "$title"
-    timeout --verbose --kill-after=30 "$STEP_TIMEOUT" "$@" < /dev/null 2>&1 |
+    timeout --verbose --kill-after=30 "${LIMIT:-$STEP_TIMEOUT}" "$@" \
+        < /dev/null 2>&1 |
         tee "$log" || status=$?
     while read -r kind number; do
         ran=1
@@ -227,7 +228,7 @@ export PYTHONWARNINGS=ignore::DeprecationWarning
 # Seconds; a test that hangs fails. The lab's tests have limits of their own.
 readonly TEST_TIMEOUT=300
 # What that does not reach, such as an endless cleanup under eventlet.
-readonly STEP_TIMEOUT=1500
+readonly STEP_TIMEOUT=1500 LAB_TIMEOUT=2400
 # Modules of tests/functional that ask what this package decides.
 readonly OWN_DECISIONS='\.test_(calibration|hostile_owner|refusals|report|reservation)\.'
 
@@ -365,7 +366,7 @@ run_lab() {
     step 'lab: up' lab/up
     # In the controller's network, so that the tests reach Nova's API and the
     # libvirtd of both hosts.
-    step lab lab/hold nsenter --net="/run/netns/${NOVA_FASTMIG_LAB_NAME:-nfm}-controller" \
+    LIMIT=$LAB_TIMEOUT step lab lab/hold nsenter --net="/run/netns/${NOVA_FASTMIG_LAB_NAME:-nfm}-controller" \
         env PYTHON="$bin/python" \
         "$bin/stestr" --test-path tests/lab run --serial
 }
