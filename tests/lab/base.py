@@ -23,6 +23,7 @@ import pathlib
 import subprocess
 import time
 import unittest
+import uuid
 
 import libvirt
 import openstack
@@ -118,8 +119,10 @@ class LabTest(base.BaseTestCase):
 
     def flavor(self, **fastmig: str):
         """A flavor with these ``fastmig:`` extra specs, for this test."""
+        # A run that was killed has left what it had.
         flavor = self.compute.create_flavor(
-            name=self.id().rpartition('.')[2], ram=256, vcpus=1, disk=0)
+            name=f'{self.id().rpartition(".")[2]}-{uuid.uuid4().hex[:8]}',
+            ram=256, vcpus=1, disk=0)
         self.addCleanup(self.compute.delete_flavor, flavor)
         if fastmig:
             self.compute.create_flavor_extra_specs(

@@ -30,7 +30,7 @@ from tests.lab import base
 class Guest(base.LabTest):
     """One server, with what the tests can do with theirs; a context manager.
 
-    :param name: of the server and of its flavor
+    :param name: what the server's and its flavor's begin with
     """
 
     def __init__(self, name: str):
