@@ -100,6 +100,8 @@ class LabTest(base.BaseTestCase):
 
     # the driver that the compute hosts run
     driver = 'fastmig'
+    # what tagged servers run on, if not what they do by default
+    qemu: str | None = None
     # the newest migration before the one that was asked for last
     _previous_id = 0
 
@@ -108,7 +110,10 @@ class LabTest(base.BaseTestCase):
         super().setUpClass()
         # A new lab has no such file until a driver is chosen
         chosen = STATE / 'driver'
-        if not (chosen.exists() and
+        if cls.qemu:
+            lab('use-driver', cls.driver, '--qemu', cls.qemu)
+            cls.addClassCleanup(lab, 'use-driver', cls.driver)
+        elif not (chosen.exists() and
                 chosen.read_text().strip() == cls.driver):
             lab('use-driver', cls.driver)
         cls.cloud = connect()

@@ -20,13 +20,7 @@ SLOW_MIB_PER_S = 1
 
 
 class TestReport(base.LabTest):
-    """With the QEMU of the distribution."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        base.lab('use-driver', cls.driver, '--qemu', 'distribution')
-        cls.addClassCleanup(base.lab, 'use-driver', cls.driver)
+    qemu = 'distribution'
 
     def report(self) -> dict:
         """The newest one, as the operator's command shows it."""

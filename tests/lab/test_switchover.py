@@ -41,12 +41,8 @@ class WatchdogTest(base.LabTest):
     broken: before its destination has loaded the rest.
     """
 
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        # The patched QEMU's switchover is over before something can be broken.
-        base.lab('use-driver', cls.driver, '--qemu', 'distribution')
-        cls.addClassCleanup(base.lab, 'use-driver', cls.driver)
+    # The patched QEMU's switchover is over before something can be broken.
+    qemu = 'distribution'
 
     def setUp(self):
         super().setUp()
