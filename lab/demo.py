@@ -39,7 +39,8 @@ import probe_client
 import variants_report
 
 COMPUTES = ('compute1', 'compute2')
-IMAGE = 'forwarder'
+# what forwards in the guest -> image, number of ports
+DATA_PLANES = {'kernel': ('forwarder', 1), 'dpdk': ('l2fwd', 2)}
 NETWORK = 'nfv'
 PROBE = '/opt/lab/bin/probe'
 
@@ -58,7 +59,8 @@ JOURNAL = '/var/lib/nova/fastmig/journal.jsonl'
 CLI_OPTIONS = {'openstack server migrate': ['--live-migration']}
 
 FINAL_STATUSES = ('completed', 'failed', 'error', 'cancelled')
-GUEST_START_TIMEOUT_S = 90
+# an emulated testpmd takes its time
+GUEST_START_TIMEOUT_S = {'kernel': 90, 'dpdk': 240}
 GUEST_START_RATE = 10  # probes per second
 CLI_TIMEOUT_S = 60
 MIGRATION_TIMEOUT_S = 120
@@ -76,7 +78,8 @@ def prepare(cloud, args):
     """Boot one server that is tagged as NFV and one that is not."""
     clean(cloud, args)
     args.directory.mkdir(parents=True, exist_ok=True)
-    image = cloud.image.find_image(IMAGE, ignore_missing=False)
+    image, ports = DATA_PLANES[args.data_plane]
+    image = cloud.image.find_image(image, ignore_missing=False)
     network = cloud.network.find_network(NETWORK, ignore_missing=False)
     servers = []
     for name, extra_specs in SERVERS.items():
@@ -92,11 +95,15 @@ def prepare(cloud, args):
             cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
         servers.append(cloud.compute.create_server(
             name=name, flavor_id=flavor.id, image_id=image.id,
-            networks=[{'uuid': network.id}]))
+            # their names tell which is the guest's first
+            networks=[{'port': cloud.network.create_port(
+                name=f'{name}-{number}', network_id=network.id).id}
+                for number in range(ports)]))
     for server in servers:
         _wait_until_active(cloud, server)
     for server in servers:
-        with _probe(cloud, server, GUEST_START_RATE, GUEST_START_TIMEOUT_S):
+        with _probe(cloud, server, rate=GUEST_START_RATE,
+                    answer_within_s=GUEST_START_TIMEOUT_S[args.data_plane]):
             print(f'{server.name}: forwards', flush=True)
 
 
@@ -119,6 +126,10 @@ def clean(cloud, args):
     for server in servers:
         cloud.compute.wait_for_delete(server, interval=0.5, wait=60)
     for name in SERVERS:
+        for _, ports in DATA_PLANES.values():
+            for number in range(ports):
+                for port in cloud.network.ports(name=f'{name}-{number}'):
+                    cloud.network.delete_port(port)
         flavor = cloud.compute.find_flavor(name)
         if flavor is not None:
             cloud.compute.delete_flavor(flavor)
@@ -129,9 +140,14 @@ def clean(cloud, args):
 
 # ---- the probe --------------------------------------------------------------
 
-def _probe(cloud, server, *arguments, **options):
-    port = next(cloud.network.ports(device_id=server.id))
-    return probe_client.Probe(PROBE, port, *arguments, **options)
+def _probe(cloud, server, **options):
+    port, *others = sorted(cloud.network.ports(device_id=server.id),
+                           key=lambda port: port.name)
+    if others:
+        return probe_client.Probe.two_ports(
+            PROBE, probe_client.INTERFACE, probe_client.FAR_INTERFACE,
+            port.mac_address, **options)
+    return probe_client.Probe(PROBE, port, **options)
 
 
 # ---- what the hosts say -----------------------------------------------------
@@ -270,7 +286,7 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
     known_ids = set(_migrations(cloud, server))
     known_requests = _live_migration_requests(cloud, server)
     with _probe(cloud, server, **probe_options) as probe:
-        if probe_options:
+        if 'rewrite_mib_per_s' in probe_options:
             time.sleep(SETTLE_S)  # the guest does now what it was told
         started_s = time.time()
         started = datetime.datetime.fromtimestamp(
@@ -341,11 +357,10 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
 def migrate(cloud, args):
     """Live-migrate; add each run to the result."""
     name = args.server
-    probe_options = {}
+    probe_options = {'rate': args.packets_per_s}
     if args.rewrite_mib_per_s is not None:
-        probe_options = {'rewrite_mib_per_s': args.rewrite_mib_per_s,
-                         'rate': args.packets_per_s,
-                         'disk_mib_per_s': args.disk_mib_per_s}
+        probe_options |= {'rewrite_mib_per_s': args.rewrite_mib_per_s,
+                          'disk_mib_per_s': args.disk_mib_per_s}
     for number in range(args.first, args.first + args.count):
         cli = API if args.variant else CLIS[number % len(CLIS)]
         run = _run(cloud, args.driver, name, cli, args.variant,
@@ -444,6 +459,10 @@ def main():
                              help='only this one')
             sub.add_argument('--ram-mib', type=int, default=RAM_MIB)
             sub.add_argument('--vcpus', type=int, default=1)
+            sub.add_argument('--data-plane', choices=DATA_PLANES,
+                             default='kernel',
+                             help='what forwards in the guest; dpdk: after '
+                                  'lab/use-switch vhost-user')
             sub.add_argument('--page-kib', type=int,
                              help='hugepages of this size for its memory; '
                                   'nova-compute counts them when it starts')

@@ -18,6 +18,8 @@ import shlex
 import subprocess
 
 INTERFACE = 'probe0'
+# where packets come back from a guest with two ports (lab/use-switch)
+FAR_INTERFACE = 'probe1'
 # on the guests' network, but no host's own: a host would answer the guest's
 # answers with ICMP errors
 SOURCE = '10.88.0.253'
@@ -60,19 +62,17 @@ class Probe:
         self.result = None
 
     @classmethod
-    def two_ports(cls, program: pathlib.Path, namespace: str, near: str,
-                  far: str, mac: str, rate=1000, answer_within_s=10):
+    def two_ports(cls, program: pathlib.Path, near: str, far: str, mac: str,
+                  rate=1000, answer_within_s=10):
         """A probe of a forwarder between two ports.
 
-        :param namespace: the network namespace with the generator's ports
-        :param near: its port that packets leave from
+        :param near: the generator's port that packets leave from
         :param far: its port where they come back
         :param mac: of the guest's port next to the near one
         """
         made = cls.__new__(cls)
         made._command = [
-            'ip', 'netns', 'exec', namespace, str(program),
-            '--interface', near, '--far', far, '--mac', mac,
+            str(program), '--interface', near, '--far', far, '--mac', mac,
             '--rate', str(rate), '--answer-within', str(answer_within_s)]
         made.result = None
         return made

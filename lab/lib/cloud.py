@@ -115,6 +115,27 @@ def wait_for_computes(cloud, args):
         time.sleep(0.3)
 
 
+def wait_for_switch(cloud, args):
+    """Neutron's agents say that they have such ports, or that they do not."""
+    deadline = time.monotonic() + args.timeout_s
+    while True:
+        # what an agent says when it has started
+        types = {
+            agent.host: agent.configuration.get('ovs_capabilities', {}).get(
+                'iface_types', [])
+            for agent in cloud.network.agents() if agent.is_alive}
+        missing = [host for host in COMPUTES if host not in types or
+                   (args.switch == 'vhost-user') !=
+                   ('dpdkvhostuserclient' in types[host])]
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f'{args.switch} ports: Neutron does not know of '
+                             f'them after {args.timeout_s:g} s on '
+                             f'{" ".join(missing)}')
+        time.sleep(0.5)
+
+
 def resources(cloud, args):
     """The network ``nfv`` and the image ``forwarder``; repeatable."""
     # Neutron 29 answers 500 to GET /ports if that is the first query it gets
@@ -134,7 +155,13 @@ def resources(cloud, args):
         upload(cloud, 'forwarder', args.image)
 
 
-def upload(cloud, name, path):
+def image(cloud, args):
+    """An image from a raw disk; repeatable."""
+    upload(cloud, args.name, args.path,
+           **dict(each.split('=', 1) for each in args.property))
+
+
+def upload(cloud, name, path, **properties):
     """Upload a raw disk unless the image has this content already."""
     with open(path, 'rb') as disk:
         checksum = hashlib.file_digest(disk, 'sha512').hexdigest()
@@ -144,7 +171,7 @@ def upload(cloud, name, path):
         cloud.image.delete_image(image)
     image = cloud.image.create_image(
         name=name, disk_format='raw', container_format='bare',
-        visibility='public', filename=path, wait=True)
+        visibility='public', filename=path, wait=True, **properties)
     image = cloud.image.get_image(image.id)
     if image.hash_value != checksum:
         raise SystemExit(f'image {name}: uploaded {checksum}, Glance has '
@@ -193,6 +220,14 @@ def main():
         sub.add_argument('--timeout-s', type=float, default=90)
     sub = command('resources', resources)
     sub.add_argument('--image', help='raw disk of the image "forwarder"')
+    sub = command('image', image)
+    sub.add_argument('name')
+    sub.add_argument('path')
+    sub.add_argument('--property', action='append', default=[],
+                     help='of the image: NAME=VALUE')
+    sub = command('wait-for-switch', wait_for_switch)
+    sub.add_argument('switch', choices=('tap', 'vhost-user'))
+    sub.add_argument('--timeout-s', type=float, default=90)
     command('status', status)
     args = parser.parse_args()
     args.function(openstack.connect(cloud=os.environ.get('OS_CLOUD', 'lab')),

@@ -49,11 +49,12 @@ driver_default() {
     say "    $name (${DRIVERS[$name]})"
 }
 
-# Which start of nova-compute on a host this is, and all of its configuration.
+# Which start of nova-compute on a host this is, all of its configuration, and
+# the hugepages, which it counts when it starts.
 driver_running() {
     in_host "$1" sh -c 'systemctl is-active --quiet nova-compute.service &&
         systemctl show --property InvocationID --value nova-compute.service &&
-        cat /etc/nova/*.conf /etc/nova/nova.conf.d/*.conf | sha256sum'
+        cat /etc/nova/*.conf /etc/nova/nova.conf.d/*.conf /sys/kernel/mm/hugepages/*/nr_hugepages | sha256sum'
 }
 
 driver_restart_on() { in_host "$1" systemctl restart nova-compute.service; }

@@ -25,6 +25,8 @@
  *                    and next to them: how far their figures may be off
  *   counter_continuous  one boot id throughout, and its count of forwarded
  *                    probes grew with each answer
+ *   silent_at_end_ms how long before the last probe the last one was sent that
+ *                    was answered
  *   reordered        answers that came after one to a later probe
  *   unreturned       probes that the guest forwarded between the first and
  *                    the last answer and whose answer never arrived
@@ -505,12 +507,13 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
 	struct longest blackout, gap;
-	uint64_t n = 0;
+	uint64_t n = 0, last = 0;
 
 	if (!arrivals || !rtts)
 		err(1, "%lu answers", received);
 	for (uint64_t i = 0; i < sent; i++)
 		if (probes[i].received_ns) {
+			last = i;
 			arrivals[n] = probes[i].received_ns;
 			rtts[n++] = probes[i].received_ns - probes[i].sent_ns;
 		}
@@ -531,6 +534,9 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 		      longest_stall_around(sent, period_ns, blackout, gap),
 		      offset_ns);
 	print_losses(sent, offset_ns);
+	printf("\"silent_at_end_ms\": %.3f, ",
+	       sent ? (probes[sent - 1].sent_ns - probes[last].sent_ns) / 1e6
+	       : 0.);
 	if (n)
 		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
 		       "\"rtt_max_ms\": %.3f, ", rtts[n / 2] / 1e6,

@@ -17,7 +17,7 @@
 3. ``schedules``  how other systems choose the downtime limit
 4. ``engine``     carries a comparison out, and goes on where it was ended
 5. ``lab``        the lab's hosts, with ``memory``; ``nova_rig``,
-                  ``libvirt_rig``, ``qemu_rig`` and ``dpdk_rig`` migrate guests
+                  ``libvirt_rig`` and ``qemu_rig`` migrate guests
                   between them. ``hosts``, two others for ``libvirt_rig``,
                   which ``hosts_file`` describes
 6. ``analyze``    figures of many runs: medians, percentiles, intervals

@@ -123,17 +123,15 @@ class Progress:
 
 
 def _rigs_on_the_lab(lab) -> dict:
-    """(control, data plane) -> who migrates it."""
-    from nova_fastmig.bench import dpdk_rig
+    """Who migrates it on the lab, for each control."""
     from nova_fastmig.bench import libvirt_rig
     from nova_fastmig.bench import nova_rig
     from nova_fastmig.bench import qemu_rig
-    kernel, dpdk = scenario.DataPlane
-    return {(scenario.Control.NOVA, kernel): nova_rig.NovaRig(lab),
-            (scenario.Control.LIBVIRT, kernel): libvirt_rig.LibvirtRig(lab),
-            (scenario.Control.QEMU, kernel): qemu_rig.QemuRig(lab),
-            **{(control, dpdk): dpdk_rig.DpdkRig(lab)
-               for control in scenario.Control}}
+    rigs = {scenario.Control.NOVA: nova_rig.NovaRig(lab),
+            scenario.Control.LIBVIRT: libvirt_rig.LibvirtRig(lab),
+            scenario.Control.QEMU: qemu_rig.QemuRig(lab)}
+    return {(control, plane): rig for control, rig in rigs.items()
+            for plane in scenario.DataPlane}
 
 
 def _rigs_on_hosts(given) -> dict:
@@ -244,7 +242,7 @@ class BenchRun(command.Command):
         if any(each.workload.guest.data_plane == scenario.DataPlane.DPDK
                for each in comparison.scenarios):
             # while Debian's mirrors can still be reached
-            lab.run('with-dpdk', '--build')
+            lab.run('use-switch', '--install', timeout_s=1200)
         os.environ[INSIDE] = '1'
         os.execv(lab.commands / 'hold', [  # noqa: S606
             'hold', 'nsenter', f'--net=/run/netns/{lab.name}-controller',

@@ -203,9 +203,20 @@ class Hosts(lab.Packets):
             return str(error)
         return None
 
+    # ---- ports: LabOnly has those of guests with DPDK
+
+    def use_switch(self, plane: scenario.DataPlane) -> None:
+        pass
+
+    def plug(self, host: str) -> None:
+        raise engine.RigError(f'{host}: no vhost-user ports are made there')
+
+    def unplug(self, host: str) -> None:
+        pass
+
     # ---- the guest's disk: one that is only read serves all
 
-    def place_disk(self, name: str) -> str:
+    def place_disk(self, name: str, plane: scenario.DataPlane) -> str:
         return self._guest.disk
 
     def remove_disk(self, name: str) -> None:

@@ -43,6 +43,13 @@ COMPUTES = ('compute1', 'compute2')
 MANAGEMENT_IP = types.MappingProxyType(
     {'compute1': '10.77.0.11', 'compute2': '10.77.0.12'})
 CHECKOUT = pathlib.Path(nova_fastmig.__file__).parents[1]
+# of an image, and of ports (lab/use-switch), for each data plane
+IMAGE = types.MappingProxyType({
+    scenario.DataPlane.KERNEL: 'forwarder', scenario.DataPlane.DPDK: 'l2fwd'})
+SWITCH = types.MappingProxyType({
+    scenario.DataPlane.KERNEL: 'tap', scenario.DataPlane.DPDK: 'vhost-user'})
+# DPDK needs SSE 4.2, which an emulated processor has if it is asked to
+DPDK_CPU = 'Nehalem'
 # what both compute hosts see, and where they see it
 SHARED = pathlib.PurePath('/var/lib/nova/instances')
 PATCHED = '/opt/nova-fastmig/qemu/bin/qemu-system-x86_64'
@@ -55,7 +62,8 @@ EMULATOR = types.MappingProxyType({
 # send packets to
 ANNOUNCE = types.MappingProxyType(
     {'initial': 50, 'max': 550, 'rounds': 5, 'step': 100})
-BOOT_TIMEOUT_S = 120
+# an emulated testpmd takes its time
+BOOT_TIMEOUT_S = {scenario.DataPlane.KERNEL: 120, scenario.DataPlane.DPDK: 240}
 MIGRATION_TIMEOUT_S = 120
 # before the migration, for the guest to do what it is told, and after it, for
 # the last packets
@@ -73,7 +81,8 @@ def now() -> str:
 
 def image_obstacle(guest: scenario.Guest) -> str | None:
     """Why the image of the lab's guest cannot be this one; None if it can."""
-    if guest.working_set_mib == WORKING_SET_MIB:
+    if (guest.data_plane == scenario.DataPlane.DPDK or
+            guest.working_set_mib == WORKING_SET_MIB):
         return None
     return (f'a working set of {guest.working_set_mib} MiB: the '
             f"guest's image has {WORKING_SET_MIB} MiB")
@@ -89,6 +98,22 @@ class Address:
     @property
     def fixed_ips(self) -> list[dict[str, str]]:
         return [{'ip_address': self.ip_address}]
+
+
+@dataclasses.dataclass(frozen=True)
+class VhostUserPort:
+    """One of a guest's two: what arrives at one leaves from the other."""
+
+    mac_address: str
+    name: str
+
+    @property
+    def socket(self) -> str:
+        return f'/run/openvswitch/{self.name}'
+
+
+VHOST_USER_PORTS = (VhostUserPort('52:54:00:be:00:10', 'bench0'),
+                    VhostUserPort('52:54:00:be:00:11', 'bench1'))
 
 
 class Packets:
@@ -117,15 +142,22 @@ class Packets:
             sys.path.append(parent)
         return importlib.import_module(name)
 
-    def probe(self, address: Address, *arguments, **options):
+    def probe(self, address: Address, plane: scenario.DataPlane, rate: int,
+              answer_within_s: int = 10, **options):
         """lab/probe_client.Probe for a guest with this address."""
-        return self.module('probe_client').Probe(
-            self._program, address, *arguments, **self._options, **options)
+        client = self.module('probe_client')
+        if plane == scenario.DataPlane.DPDK:
+            return client.Probe.two_ports(
+                self._program, client.INTERFACE, client.FAR_INTERFACE,
+                VHOST_USER_PORTS[0].mac_address, rate, answer_within_s)
+        return client.Probe(self._program, address, rate, answer_within_s,
+                            **self._options, **options)
 
-    def wait_for_guest(self, address: Address) -> None:
+    def wait_for_guest(self, address: Address, plane: scenario.DataPlane
+                       ) -> None:
         """Wait until the guest sends packets back."""
         try:
-            with self.probe(address, 20, BOOT_TIMEOUT_S):
+            with self.probe(address, plane, 20, BOOT_TIMEOUT_S[plane]):
                 pass
         except self.module('probe_client').ProbeError as error:
             raise engine.RigError(f'the guest does not answer: {error}'
@@ -229,12 +261,37 @@ class Lab(Packets):
     def emulator(self, qemu: scenario.Qemu) -> str:
         return EMULATOR[qemu]
 
+    # ---- vhost-user ports
+
+    def use_switch(self, plane: scenario.DataPlane) -> None:
+        """What the hosts' switches give to guests."""
+        self.run('use-switch', SWITCH[plane])
+
+    def plug(self, host: str) -> None:
+        """Ports of the host's switch for a guest that is not there yet.
+
+        New ones for each QEMU, as Nova's are: with those that the guest had a
+        few seconds ago the switch still has the flows of its announcement,
+        and learns where the guest is only when it looks at them next.
+        """
+        self.on(host, 'ovs-vsctl', '--timeout=20', *(
+            word for port in VHOST_USER_PORTS for word in (
+                '--', '--if-exists', 'del-port', port.name, '--', 'add-port',
+                self.bridge[0], port.name, '--', 'set', 'Interface',
+                port.name, 'type=dpdkvhostuserclient',
+                f'options:vhost-server-path={port.socket}')))
+
+    def unplug(self, host: str) -> None:
+        self.on(host, 'ovs-vsctl', '--timeout=20', *(
+            word for port in VHOST_USER_PORTS for word in (
+                '--', '--if-exists', 'del-port', port.name)))
+
     # ---- guests' disks
 
-    def place_disk(self, name: str) -> str:
-        """A disk with the forwarder for a guest; its path in the hosts."""
-        self.on('compute1', 'cp', '--sparse=always', '/opt/lab/forwarder.img',
-                str(SHARED / f'{name}.img'))
+    def place_disk(self, name: str, plane: scenario.DataPlane) -> str:
+        """A disk with what forwards for a guest; its path in the hosts."""
+        self.on('compute1', 'cp', '--sparse=always',
+                f'/opt/lab/{IMAGE[plane]}.img', str(SHARED / f'{name}.img'))
         return str(SHARED / f'{name}.img')
 
     def remove_disk(self, name: str) -> None:
@@ -378,7 +435,8 @@ def watched(lab: Packets, address: Address, workload: scenario.Workload
 
     :param lab: has what CpuRecorder asks for, too
     """
-    probe = lab.probe(address, workload.packets_per_s,
+    probe = lab.probe(address, workload.guest.data_plane,
+                      workload.packets_per_s,
                       rewrite_mib_per_s=workload.rewrite_mib_per_s,
                       disk_mib_per_s=workload.disk_mib_per_s)
     with CpuRecorder(lab) as cpu, probing(lab, probe):

@@ -61,11 +61,11 @@ DOMAIN = """\
   <memory unit='MiB'>{memory_mib}</memory>{memory_backing}
   <vcpu>{vcpus}</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <features><acpi/><apic/></features>
+  <features><acpi/><apic/></features>{cpu}
   <clock offset='utc'>
     <timer name='pit' tickpolicy='delay'/>
     <timer name='rtc' tickpolicy='catchup'/>
-    <timer name='hpet' present='no'/>
+    <timer name='hpet' present='{hpet}'/>
   </clock>
   <devices>
     <emulator>{emulator}</emulator>
@@ -74,18 +74,27 @@ DOMAIN = """\
       <source file='{disk}'/>
       <target dev='vda' bus='virtio'/>{readonly}
     </disk>
-    <controller type='usb' model='none'/>
-    <interface type='bridge'>
-      <mac address='{mac}'/>
-      <source bridge='{bridge}'/>{virtualport}
-      <model type='virtio'/>
-    </interface>
+    <controller type='usb' model='none'/>{interfaces}
     <serial type='pty'/>
     <memballoon model='virtio'/>
   </devices>
   <qemu:commandline>{arguments}</qemu:commandline>
 </domain>
 """
+
+
+INTERFACE = """
+    <interface type='bridge'>
+      <mac address='{mac}'/>
+      <source bridge='{bridge}'/>{virtualport}
+      <model type='virtio'/>
+    </interface>"""
+VHOST_USER_INTERFACE = """
+    <interface type='vhostuser'>
+      <mac address='{mac}'/>
+      <source type='unix' path='{socket}' mode='server'/>
+      <model type='virtio'/>
+    </interface>"""
 
 
 def arguments(capabilities: Iterable[str]) -> str:
@@ -152,8 +161,17 @@ class Hosts(ty.Protocol):
     def qemu_obstacle(self, contender: scenario.Contender) -> str | None:
         """Why a contender's QEMU cannot be used; None if it can."""
 
-    def place_disk(self, name: str) -> str:
-        """A disk with the forwarder for a guest; its path in the hosts."""
+    def use_switch(self, plane: scenario.DataPlane) -> None:
+        """Set up the hosts' switches for guests with this data plane."""
+
+    def plug(self, host: str) -> None:
+        """New vhost-user ports for a guest that is not there yet."""
+
+    def unplug(self, host: str) -> None:
+        """Remove them, if there are any."""
+
+    def place_disk(self, name: str, plane: scenario.DataPlane) -> str:
+        """A disk with what forwards for a guest; its path in the hosts."""
 
     def remove_disk(self, name: str) -> None:
         """Remove what ``place_disk`` made."""
@@ -171,16 +189,33 @@ def memory_backing(guest: scenario.Guest) -> str:
             f"</memoryBacking>")
 
 
+def interfaces(hosts: Hosts, plane: scenario.DataPlane) -> str:
+    """Of a domain."""
+    if plane == scenario.DataPlane.DPDK:
+        return ''.join(VHOST_USER_INTERFACE.format(
+            mac=port.mac_address, socket=port.socket)
+            for port in lab_.VHOST_USER_PORTS)
+    bridge, bridge_type = hosts.bridge
+    return INTERFACE.format(
+        mac=hosts.address.mac_address, bridge=bridge,
+        virtualport="<virtualport type='openvswitch'/>"
+        if bridge_type == 'openvswitch' else '')
+
+
 def domain_xml(hosts: Hosts, turn: scenario.Turn, disk: str) -> str:
     """The guest of a turn."""
-    bridge, bridge_type = hosts.bridge
+    dpdk = turn.guest.data_plane == scenario.DataPlane.DPDK
+    cpu = ''
+    if dpdk:
+        cpu = ("<cpu mode='host-model'/>" if hosts.accelerator == 'kvm' else
+               f"<cpu mode='custom'><model>{lab_.DPDK_CPU}</model></cpu>")
     return DOMAIN.format(
         type=DOMAIN_TYPES[hosts.accelerator], name=NAME,
         memory_mib=turn.guest.memory_mib,
         memory_backing=memory_backing(turn.guest), vcpus=turn.guest.vcpus,
-        mac=hosts.address.mac_address, bridge=bridge,
-        virtualport="<virtualport type='openvswitch'/>"
-        if bridge_type == 'openvswitch' else '',
+        interfaces=interfaces(hosts, turn.guest.data_plane), cpu=cpu,
+        # an emulated TSC is measured wrong on a busy machine
+        hpet='yes' if dpdk else 'no',
         emulator=hosts.emulator(turn.contender.qemu),
         arguments=arguments(qemu_rig.features(turn.contender)), disk=disk,
         # libvirt leaves owner and label of such a file as they are then
@@ -297,8 +332,10 @@ def listen() -> None:
 
 
 class LibvirtGuest:
-    def __init__(self, hosts: Hosts, contender: scenario.Contender):
+    def __init__(self, hosts: Hosts, contender: scenario.Contender,
+                 plane: scenario.DataPlane):
         self._hosts, self._contender = hosts, contender
+        self._plane = plane
         self._directions = lab_.Directions(hosts.names)
         self._rule = schedules.rule(contender.schedule,
                                     contender.downtime_limit_ms)
@@ -351,6 +388,8 @@ class LibvirtGuest:
         source, destination = self._directions.next()
         command = migrate_command(hosts, self._contender, source, destination)
         events = Events()
+        if self._plane == scenario.DataPlane.DPDK:
+            hosts.plug(destination)
         with connected(hosts.uri(source)) as here, \
                 connected(hosts.uri(destination)) as there, \
                 events.heard(here, 'source'), \
@@ -424,23 +463,27 @@ class LibvirtRig:
                     raise engine.RigError(f'{host} has a persistent domain '
                                           f'{NAME}, which is not from here')
                 domain.destroy()
+            self._hosts.unplug(host)
         self._hosts.remove_disk(NAME)
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
-        hosts = self._hosts
+        hosts, plane = self._hosts, turn.guest.data_plane
         self._destroy()
+        hosts.use_switch(plane)
         with hosts.memory.hugepages(turn.guest) as check:
-            xml = domain_xml(hosts, turn, hosts.place_disk(NAME))
+            xml = domain_xml(hosts, turn, hosts.place_disk(NAME, plane))
             try:
+                if plane == scenario.DataPlane.DPDK:
+                    hosts.plug(hosts.names[0])
                 with connected(hosts.uri(hosts.names[0])) as connection:
                     libvirt_qemu.qemuMonitorCommand(
                         connection.createXML(xml), json.dumps({
                             'execute': 'announce-self',
                             'arguments': dict(lab_.ANNOUNCE)}), 0)
-                hosts.wait_for_guest(hosts.address)
+                hosts.wait_for_guest(hosts.address, plane)
                 check()
-                yield LibvirtGuest(hosts, turn.contender)
+                yield LibvirtGuest(hosts, turn.contender, plane)
             except libvirt.libvirtError as error:
                 raise engine.RigError(f'libvirt: {error}') from error
             finally:

@@ -46,10 +46,17 @@ def libvirt_options(contender: scenario.Contender) -> list[str]:
 def flavor_arguments(guest: scenario.Guest) -> list[str]:
     """Of ``lab/demo.py prepare``, for a guest."""
     arguments = ['--ram-mib', str(guest.memory_mib), '--vcpus',
-                 str(guest.vcpus)]
+                 str(guest.vcpus), '--data-plane', str(guest.data_plane)]
     if guest.hugepages:
         arguments += ['--page-kib', str(guest.page_kib)]
     return arguments
+
+
+def cpu_options(guest: scenario.Guest, accelerator: str) -> list[str]:
+    """NAME=VALUE of Nova's [libvirt] for what a guest needs."""
+    if guest.data_plane != scenario.DataPlane.DPDK or accelerator == 'kvm':
+        return []
+    return ['cpu_mode=custom', f'cpu_models={lab_.DPDK_CPU}']
 
 
 def figures(run: dict[str, ty.Any]) -> dict[str, ty.Any]:
@@ -71,14 +78,15 @@ class NovaGuest:
     def migrate(self, key: scenario.Key,
                 workload: scenario.Workload) -> scenario.Run:
         contender = self._contender
+        told = () if workload.guest.data_plane == scenario.DataPlane.DPDK \
+            else ('--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
+                  '--disk-mib-per-s', str(workload.disk_mib_per_s))
         with lab_.CpuRecorder(self._lab) as cpu:
             self._rig.demo(
                 'migrate', '--driver', str(contender.driver), '--server',
                 SERVER, '--count', '1', '--variant', contender.name,
                 '--features', ','.join(contender.features) or 'none',
-                '--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
-                '--disk-mib-per-s', str(workload.disk_mib_per_s),
-                '--packets-per-s', str(workload.packets_per_s))
+                '--packets-per-s', str(workload.packets_per_s), *told)
         run = self._rig.last_run()
         return scenario.Run(
             key, lab_.now(), run['source'], scenario.Figures(
@@ -117,11 +125,13 @@ class NovaRig:
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         contender = turn.contender
         options = []
-        for option in libvirt_options(contender):
+        for option in (*libvirt_options(contender),
+                       *cpu_options(turn.guest, self._lab.accelerator)):
             options += ['--libvirt', option]
         if contender.driver == scenario.Driver.FASTMIG:
             options += ['--qemu', str(contender.qemu), '--features',
                         ','.join(contender.features) or 'none']
+        self._lab.use_switch(turn.guest.data_plane)
         # before nova-compute is started, which counts them then
         with self._lab.memory.hugepages(turn.guest) as check:
             self._lab.run('use-driver', str(contender.driver), *options)

@@ -86,30 +86,53 @@ def settings(contender: scenario.Contender) -> Settings:
     return Settings(frozenset(both), frozenset(source), parameters)
 
 
-def memory_backend(guest: scenario.Guest) -> str:
-    """What ``-object`` is given; hugepages are there at once, as libvirt's."""
-    return f'memory-backend-memfd,id=memory,size={guest.memory_mib}M' + (
+def _memory(guest: scenario.Guest) -> str:
+    """What ``-object`` is given; hugepages are there at once, as libvirt's.
+
+    vhost-user works on the guest's memory, and libvirt shares hugepages, too.
+    """
+    return (f'memory-backend-memfd,id=memory,size={guest.memory_mib}M,'
+            f'share=on') + (
         f',hugetlb=on,hugetlbsize={guest.page_kib}K,prealloc=on'
         if guest.hugepages else '')
+
+
+def _ports(plane: scenario.DataPlane) -> Iterator[str]:
+    if plane == scenario.DataPlane.KERNEL:
+        yield from (
+            '-netdev', f'tap,id=net,ifname={TAP},script=no,downscript=no',
+            '-device', f'virtio-net-pci,netdev=net,mac={ADDRESS.mac_address}')
+        return
+    for port in lab_.VHOST_USER_PORTS:
+        yield from (
+            '-chardev', f'socket,id={port.name},path={port.socket},server=on,'
+                        'wait=off',
+            '-netdev', f'vhost-user,id=net-{port.name},chardev={port.name}',
+            '-device', f'virtio-net-pci,netdev=net-{port.name},'
+                       f'mac={port.mac_address},romfile=')
+
+
+def _cpu(plane: scenario.DataPlane, accelerator: str) -> str:
+    if accelerator == 'kvm':
+        return 'host'
+    return 'qemu64' if plane == scenario.DataPlane.KERNEL else lab_.DPDK_CPU
 
 
 def command_line(guest: scenario.Guest, emulator: str, accelerator: str,
                  host: str, disk: str) -> list[str]:
     """A QEMU with this guest; what it has is what libvirt's has, too."""
-    machine, memory = 'pc,usb=off', []
-    if guest.hugepages:
+    machine, memory, plane = 'pc,usb=off', [], guest.data_plane
+    if guest.hugepages or plane == scenario.DataPlane.DPDK:
         machine += ',memory-backend=memory'
-        memory = ['-object', memory_backend(guest)]
+        memory = ['-object', _memory(guest)]
     return [
         emulator, '-name', f'guest={NAME},debug-threads=on', '-nodefaults',
         '-no-user-config', '-display', 'none', '-machine', machine, *memory,
         '-accel', accelerator,
-        '-cpu', 'host' if accelerator == 'kvm' else 'qemu64',
+        '-cpu', _cpu(plane, accelerator),
         '-m', f'{guest.memory_mib}M', '-smp', str(guest.vcpus),
         '-drive', f'file={disk},format=raw,if=virtio,cache=none',
-        '-netdev', f'tap,id=net,ifname={TAP},script=no,downscript=no',
-        '-device', f'virtio-net-pci,netdev=net,mac={ADDRESS.mac_address}',
-        '-serial', 'null', '-device', 'virtio-balloon-pci',
+        *_ports(plane), '-serial', 'null', '-device', 'virtio-balloon-pci',
         '-only-migratable',
         '-qmp', f'tcp:{lab_.MANAGEMENT_IP[host]}:{QMP_PORT},server=on,'
                 'wait=off']
@@ -134,16 +157,16 @@ def steps_ms(times: dict[str, int]) -> dict[str, float]:
 class QemuGuest:
     """A guest on one of two QEMUs.
 
-    :param rig: starts and ends QEMUs, see QemuRig
+    :param rig: starts and ends QEMUs
     :param run: runs a coroutine to its end
     """
 
-    def __init__(self, rig: ty.Any, turn: scenario.Turn, run):
+    def __init__(self, rig: 'QemuRig', turn: scenario.Turn, run):
         self._rig, self._turn, self._run = rig, turn, run
-        self._directions = lab_.Directions(rig.sides)
+        self._directions = lab_.Directions()
         self._rule = schedules.rule(turn.contender.schedule,
                                     turn.contender.downtime_limit_ms)
-        self._here = run(rig.start(rig.sides[0], turn))
+        self._here = run(rig.start(lab_.COMPUTES[0], turn))
         run(self._here.command('announce-self', **lab_.ANNOUNCE))
         self._there: monitor.Monitor | None = None
         # of the present migration
@@ -223,7 +246,7 @@ class QemuGuest:
             self._there = self._run(rig.start(
                 destination, self._turn, '-incoming', 'defer'))
             self._run(self._prepare(uri))
-            with rig.watched(workload) as (probe, cpu):
+            with lab_.watched(rig.lab, ADDRESS, workload) as (probe, cpu):
                 started_s, time_text = time.time(), lab_.now()
                 info, stop_s, resume_s = self._run(self._migrate(uri))
                 ended_s = time.time()
@@ -238,9 +261,9 @@ class QemuGuest:
                 bytes_sent=info['ram']['transferred'],
                 iterations=info['ram']['dirty-sync-count'],
                 throttle_percent=self._throttle_percent,
-                **rig.cpu_figures(cpu, source, started_s, ended_s)),
-            rig.failures(probe.result), probe.result['blackout_stall_ms'],
-            tuple(self._limits))
+                **cpu.used(source, started_s, ended_s)),
+            rig.lab.guest_failures(probe.result),
+            probe.result['blackout_stall_ms'], tuple(self._limits))
 
     def close(self) -> None:
         for each in (self._here, self._there):
@@ -268,19 +291,16 @@ def option_obstacle(lab: lab_.Lab, contender: scenario.Contender
     return lab.qemu_obstacle(contender)
 
 
-async def until_it_listens(address: ty.Any, what: str) -> None:
+async def until_it_listens(address: tuple[str, int], what: str) -> None:
     """Wait for a QEMU's monitor: qemu.qmp logs an error where there is none.
 
-    :param address: (host, port), or the path of a socket
+    :param address: (host, port)
     :raises: engine.RigError
     """
     deadline_s = time.monotonic() + QMP_TIMEOUT_S
     while True:
         try:
-            _, writer = await (
-                asyncio.open_unix_connection(address)
-                if isinstance(address, str) else
-                asyncio.open_connection(*address))
+            _, writer = await asyncio.open_connection(*address)
             writer.close()
             await writer.wait_closed()
             return
@@ -294,8 +314,6 @@ async def until_it_listens(address: ty.Any, what: str) -> None:
 class QemuRig:
     """QEMU over QMP, on the lab's hosts."""
 
-    sides = lab_.COMPUTES
-
     def __init__(self, lab: lab_.Lab):
         self.lab = lab
         self._disk: str | None = None
@@ -308,23 +326,13 @@ class QemuRig:
     def uri(self, host: str) -> str:
         return f'tcp:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'
 
-    def watched(self, workload: scenario.Workload):
-        return lab_.watched(self.lab, ADDRESS, workload)
-
-    def cpu_figures(self, cpu: lab_.CpuRecorder, source: str,
-                    started_s: float, ended_s: float) -> dict[str, float]:
-        return cpu.used(source, started_s, ended_s)
-
-    def failures(self, probed: dict[str, ty.Any]) -> tuple[str, ...]:
-        return self.lab.guest_failures(probed)
-
     async def start(self, host: str, turn: scenario.Turn, *arguments: str
                     ) -> monitor.Monitor:
         """Start a QEMU in a host; its monitor.
 
         :raises: engine.RigError
         """
-        self._plug(host)
+        self._plug(host, turn.guest.data_plane)
         line = command_line(
             turn.guest, lab_.EMULATOR[turn.contender.qemu],
             self.lab.accelerator, host, self._disk)
@@ -346,30 +354,36 @@ class QemuRig:
                     f'systemctl reset-failed {NAME} 2>/dev/null; '
                     f'ovs-vsctl --if-exists del-port br-data {TAP}; '
                     f'ip link delete {TAP} 2>/dev/null; true')
+        self.lab.unplug(host)
 
-    def _plug(self, host: str) -> None:
+    def _plug(self, host: str, plane: scenario.DataPlane) -> None:
         """A new port for each QEMU, as libvirt makes it.
 
         With one that the guest had a few seconds ago, Open vSwitch still has
         the flow that sends its announcement on, and learns where the guest is
         only when it looks at its flows the next time, up to 500 ms later.
         """
+        if plane == scenario.DataPlane.DPDK:
+            self.lab.plug(host)
+            return
         self.lab.on(host, 'sh', '-euc',
                     f'ip tuntap add {TAP} mode tap vnet_hdr; '
                     f'ip link set {TAP} up; ovs-vsctl add-port br-data {TAP}')
 
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
+        plane = turn.guest.data_plane
         for host in lab_.COMPUTES:
             self._stop(host)
+        self.lab.use_switch(plane)
         with self.lab.memory.hugepages(turn.guest) as check, \
                 asyncio.Runner() as runner:
             guest = None
             try:
-                self._disk = self.lab.place_disk(NAME)
+                self._disk = self.lab.place_disk(NAME, plane)
                 with monitored():
                     guest = QemuGuest(self, turn, runner.run)
-                self.lab.wait_for_guest(ADDRESS)
+                self.lab.wait_for_guest(ADDRESS, plane)
                 check()
                 yield guest
             finally:

@@ -259,7 +259,8 @@ class Comparison:
         workloads, by turns and back and forth, so that each is migrated in
         both directions. Each round begins with another contender, and every
         second one goes backwards: what a machine does as time goes by meets
-        all of them.
+        all of them. Guests of one data plane are together in a round, as the
+        hosts' switches are set up for it.
         """
         grouped: dict[tuple[Contender, Guest], list[Workload]] = {}
         for each in self.scenarios:
@@ -271,6 +272,8 @@ class Comparison:
             ordered = pairs[first:] + pairs[:first]
             if number % 2:
                 ordered.reverse()
+            begun = ordered[0][1].data_plane
+            ordered.sort(key=lambda pair: pair[1].data_plane != begun)
             for contender, guest in ordered:
                 yield self._turn(number, contender, guest,
                                  grouped[contender, guest])

@@ -182,7 +182,8 @@ class TestHosts(HostsTestCase):
     def domain(self, contender: str, **guest) -> ElementTree.Element:
         given = self.hosts(guest=guest)
         return ElementTree.fromstring(libvirt_rig.domain_xml(
-            given, turn(contender), given.place_disk('bench-libvirt')))
+            given, turn(contender), given.place_disk(
+            'bench-libvirt', scenario.DataPlane.KERNEL)))
 
     def test_domain_on_a_linux_bridge(self):
         xml = self.domain('virsh')
@@ -260,7 +261,8 @@ class TestHosts(HostsTestCase):
 
     def test_the_generator_sends_from_there(self):
         given = self.hosts()
-        probe = given.probe(given.address, 20, rewrite_mib_per_s=32)
+        probe = given.probe(
+            given.address, scenario.DataPlane.KERNEL, 20, rewrite_mib_per_s=32)
         line = probe._command
         self.assertEqual(GENERATOR['program'], line[0])
         for words in (['--interface', 'lo'], ['--source', '198.51.100.11'],

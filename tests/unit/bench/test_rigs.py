@@ -13,13 +13,13 @@
 """What the rigs decide; what they do is tested in the lab."""
 
 import dataclasses
+import types
 from xml.etree import ElementTree
 
 import ddt
 from oslotest import base
 
 from nova_fastmig.bench import catalog
-from nova_fastmig.bench import dpdk_rig
 from nova_fastmig.bench import lab
 from nova_fastmig.bench import libvirt_rig
 from nova_fastmig.bench import nova_rig
@@ -28,6 +28,7 @@ from nova_fastmig.bench import scenario
 from nova_fastmig import model
 
 CONTENDERS = catalog.CONTENDERS
+DPDK = catalog.WORKLOADS['l2fwd-dpdk'].guest
 PROBED = {
     'sent': 4000, 'lost': 12, 'duplicates': 1, 'reordered': 2,
     'blackout_ms': 12.0, 'gap_ms': 14.5, 'rtt_p50_ms': 0.3, 'rtt_p99_ms': 2.0,
@@ -63,7 +64,8 @@ class TestNova(base.BaseTestCase):
             nova_rig.libvirt_options(each)
 
     def test_flavor(self):
-        self.assertEqual(['--ram-mib', '256', '--vcpus', '1'],
+        self.assertEqual(['--ram-mib', '256', '--vcpus', '1', '--data-plane',
+                          'kernel'],
                          nova_rig.flavor_arguments(catalog.SMALL))
         self.assertEqual(
             ['--page-kib', '2048'],
@@ -191,40 +193,66 @@ class TestQemu(base.BaseTestCase):
                                      'tcg', 'compute1', '/d.img')
         self.assertIn('pc,usb=off,memory-backend=memory', line)
         self.assertEqual(
-            'memory-backend-memfd,id=memory,size=256M,hugetlb=on,'
+            'memory-backend-memfd,id=memory,size=256M,share=on,hugetlb=on,'
             'hugetlbsize=2048K,prealloc=on', line[line.index('-object') + 1])
 
 
 class TestDpdk(base.BaseTestCase):
+    """A guest with vhost-user ports, in each way to start it."""
 
     def line(self, accelerator: str, **guest) -> list[str]:
-        return dpdk_rig.command_line(
-            dataclasses.replace(catalog.WORKLOADS['l2fwd-dpdk'].guest,
-                                **guest), lab.PATCHED, accelerator, 'b')
+        return qemu_rig.command_line(
+            dataclasses.replace(DPDK, **guest), lab.PATCHED, accelerator,
+            'compute2', '/d.img')
 
     def test_vhost_user_works_on_the_guests_memory(self):
         line = self.line('tcg')
         self.assertIn(
-            'memory-backend-memfd,id=memory,size=512M,hugetlb=on,'
-            'hugetlbsize=2048K,prealloc=on,share=on', line)
+            'memory-backend-memfd,id=memory,size=512M,share=on,hugetlb=on,'
+            'hugetlbsize=2048K,prealloc=on', line)
         self.assertIn('memory-backend-memfd,id=memory,size=512M,share=on',
                       self.line('tcg', page_kib=4))
         self.assertIn('pc,usb=off,memory-backend=memory', line)
-        for port in (0, 1):
-            self.assertIn(f'socket,id=port{port},path=/run/bench/b{port},'
-                          'server=on,wait=off', line)
+        for port in ('bench0', 'bench1'):
+            self.assertIn(f'socket,id={port},path=/run/openvswitch/{port},'
+                          f'server=on,wait=off', line)
+        self.assertNotIn('tap', ' '.join(line))
 
     def test_processor(self):
         for accelerator, cpu in (('tcg', 'Nehalem'), ('kvm', 'host')):
             line = self.line(accelerator)
             self.assertEqual(cpu, line[line.index('-cpu') + 1])
 
-    def test_only_qmp_has_such_ports(self):
-        rig = dpdk_rig.DpdkRig(None)
-        for name in ('nova', 'virsh'):
-            self.assertIn('no vhost-user', rig.obstacle(scenario.Turn(
-                0, CONTENDERS[name],
-                catalog.WORKLOADS['l2fwd-dpdk'].guest, ())))
+    def domain(self, accelerator: str) -> ElementTree.Element:
+        hosts = types.SimpleNamespace(
+            accelerator=accelerator, disk_is_shared=False,
+            emulator=lambda qemu: '/q')
+        return ElementTree.fromstring(libvirt_rig.domain_xml(
+            hosts, scenario.Turn(0, CONTENDERS['virsh'], DPDK, ()), '/d.img'))
+
+    def test_domain(self):
+        found = self.domain('tcg')
+        self.assertEqual(
+            ['/run/openvswitch/bench0', '/run/openvswitch/bench1'],
+            [each.get('path') for each in found.iterfind(
+                "devices/interface[@type='vhostuser']/source"
+                "[@mode='server']")])
+        self.assertEqual('shared',
+                         found.find('memoryBacking/access').get('mode'))
+        self.assertEqual('Nehalem', found.findtext('cpu/model'))
+        self.assertEqual('host-model',
+                         self.domain('kvm').find('cpu').get('mode'))
+
+    def test_novas_processor(self):
+        self.assertEqual(['cpu_mode=custom', 'cpu_models=Nehalem'],
+                         nova_rig.cpu_options(DPDK, 'tcg'))
+        self.assertEqual([], nova_rig.cpu_options(DPDK, 'kvm'))
+        self.assertEqual([], nova_rig.cpu_options(catalog.SMALL, 'tcg'))
+
+    def test_novas_server(self):
+        self.assertEqual(
+            ['--ram-mib', '512', '--vcpus', '1', '--data-plane', 'dpdk',
+             '--page-kib', '2048'], nova_rig.flavor_arguments(DPDK))
 
 
 class TestFigures(base.BaseTestCase):

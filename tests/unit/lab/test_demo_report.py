@@ -54,6 +54,7 @@ RUN = {
     'probe_stalled': False,
     'probe': {'first_boot_id': BOOT_ID, 'last_boot_id': BOOT_ID,
               'counter_continuous': True, 'corruptions': 0,
+              'silent_at_end_ms': 2.5,
               'disk_faults': None},
     'failures': [],
 }
@@ -164,6 +165,11 @@ class FailuresTest(unittest.TestCase):
     def test_guest(self):
         self.assert_fails('did not go on', run(
             probe=RUN['probe'] | {'counter_continuous': False}))
+        self.assert_fails('nothing back in the last 900 ms', run(
+            probe=RUN['probe'] | {'silent_at_end_ms': 900.4}))
+        # of a guest that does not count
+        self.assertEqual([], demo_report.failures(run(
+            probe=RUN['probe'] | {'counter_continuous': None})))
         self.assert_fails('boot id was', run(
             probe=RUN['probe'] | {'last_boot_id': 'another'}))
         self.assert_fails('3 wrong words', run(
