@@ -73,7 +73,7 @@ switch_set() {
             die "$host has no Open vSwitch with DPDK: lab/use-switch --install"
     done
     if [ "$1" = vhost-user ] && ! ip -n "$(netns controller)" link show "$FAR" >/dev/null 2>&1; then
-        cable data controller "$FAR"
+        cable data controller "$FAR" data-far
         ip -n "$(netns controller)" link set "$FAR" address "${DPDK_PEERS[1]}"
     fi
     each "switch_change" "$1" "${others[@]}"
