@@ -18,14 +18,14 @@ switch_config() { # switch_config HOST
 [Service]
 ExecStartPre=$GUEST_SRC/lab/dpdk/enable other_config:pmd-cpu-mask=$((1 << ${1//[!0-9]/} % $(nproc)))
 ExecStart=
-ExecStart=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk unix:/run/openvswitch/db.sock --pidfile --detach \\
-    --no-chdir --mlockall --log-file=/var/log/openvswitch/ovs-vswitchd.log
+ExecStart=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk unix:/run/openvswitch/db.sock --detach \\
+    --pidfile=/run/openvswitch/ovs-vswitchd.pid --no-chdir --mlockall \\
+    --log-file=/var/log/openvswitch/ovs-vswitchd.log
 EOT
 }
 
-switch_of() { # switch_of HOST
-    if [ -e "$(switch_file "$1")" ]; then echo vhost-user; else echo tap; fi
-}
+# What a host was set to, if that was done; as it comes it has taps.
+switch_of() { cat "$(host_dir "$1")/switch" 2>/dev/null || echo tap; } # switch_of HOST
 
 switch_install_on() {
     in_tree "$(host_root "$1")" --bind "$CACHE/apt" /var/cache/apt/archives bash -c "$DPDK_INSTALL" bash \
@@ -44,19 +44,25 @@ switch_install() {
     in_host controller python "$GUEST_SRC/lab/lib/cloud.py" image l2fwd /opt/lab/l2fwd.img --property hw_time_hpet=true
 }
 
-switch_change() { # switch_change SWITCH HOST
-    local file
-    file=$(switch_file "$2")
-    rm -f "$file"
-    if [ "$1" = vhost-user ]; then
-        mkdir -p "$(dirname "$file")"
-        switch_config "$2" >"$file"
-    fi
-    # the agent plugs what is there again, in the new database
-    in_host "$2" sh -euc '
+switch_to_tap() { # switch_to_tap HOST
+    rm -f "$(switch_file "$1")"
+    switch_restart "$1" tap
+}
+
+switch_to_vhost_user() { # switch_to_vhost_user HOST
+    mkdir -p "$(dirname "$(switch_file "$1")")"
+    switch_config "$1" >"$(switch_file "$1")"
+    switch_restart "$1" vhost-user
+}
+
+switch_restart() { # switch_restart HOST SWITCH
+    echo unknown >"$(host_dir "$1")/switch"
+    # in this order: the agent sets up a database that is new
+    in_host "$1" sh -euc '
         systemctl daemon-reload
         systemctl restart ovsdb-server.service ovs-vswitchd.service
         systemctl restart neutron-openvswitch-agent.service'
+    echo "$2" >"$(host_dir "$1")/switch"
 }
 
 # switch_set SWITCH: wait until Neutron knows.
@@ -76,7 +82,7 @@ switch_set() {
         cable data controller "$FAR" data-far
         ip -n "$(netns controller)" link set "$FAR" address "${DPDK_PEERS[1]}"
     fi
-    each "switch_change" "$1" "${others[@]}"
+    each "switch_to_${1//-/_}" "${others[@]}"
     in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-switch "$1"
     # what was started anew has the policy of what was there before
     ! background_is_idle || background_policy idle

@@ -4,8 +4,9 @@
  * that runs the lab's forwarder, and whether the guest lives on unharmed.
  *
  * With --far the guest is any forwarder between two ports, say DPDK's testpmd:
- * frames of 64 bytes go out at --interface and come back at the other one. They
- * are not stamped then, so nothing is known of the guest itself.
+ * frames of 64 bytes go out at --interface and come back at the other one, to
+ * its address. They are not stamped then, so nothing is known of the guest
+ * itself.
  *
  * It sends one frame per period to the guest's MAC address and waits for the
  * forwarder's answer. Sending is paced on absolute CLOCK_MONOTONIC times;
@@ -321,7 +322,10 @@ static void *receive(void *arg)
 	use_fifo(51);
 	while (!finished) {
 		struct iovec data = { &frame, sizeof(frame) };
+		struct sockaddr_ll from;
 		struct msghdr message = {
+			.msg_name = &from,
+			.msg_namelen = sizeof(from),
 			.msg_iov = &data,
 			.msg_iovlen = 1,
 			.msg_control = control,
@@ -332,7 +336,9 @@ static void *receive(void *arg)
 		if (poll(&readable, 1, 100) <= 0)
 			continue;
 		n = recvmsg(r->socket, &message, 0);
+		/* a switch that does not know the guest floods what goes to it */
 		if (n == (ssize_t)frame_bytes(o)
+		    && from.sll_pkttype == PACKET_HOST
 		    && (o->far || frame.near.ip.protocol == IPPROTO_UDP))
 			account(payload_of(&frame, o),
 				o->disk_mib_per_s ? &frame.near.disk : NULL,

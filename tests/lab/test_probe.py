@@ -195,7 +195,9 @@ class ProbeTest(base.BaseTestCase):
         """A bridge stands in for testpmd: it has no stamp either."""
         run('ip', '-n', self.near, 'link', 'add', 'near1', 'type', 'veth',
             'peer', 'name', 'far1', 'netns', self.far)
-        run('ip', '-n', self.near, 'link', 'set', 'near1', 'up')
+        # frames for other addresses are those that a switch has flooded
+        run('ip', '-n', self.near, 'link', 'set', 'near1', 'address',
+            '02:00:00:00:00:01', 'up')
         run('ip', '-n', self.far, 'link', 'add', 'bridge', 'type', 'bridge')
         for name in ('far', 'far1', 'bridge'):
             if name != 'bridge':
@@ -216,6 +218,7 @@ class ProbeTest(base.BaseTestCase):
         result = self.result()
         self.assertGreaterEqual(result['blackout_ms'], 90)
         self.assertGreater(result['received'], 500)
+        self.assertLess(result['silent_at_end_ms'], 100)
         self.assertIsNone(result['counter_continuous'])
         self.assertIsNone(result['first_boot_id'])
 
