@@ -39,9 +39,10 @@ import probe_client
 import variants_report
 
 COMPUTES = ('compute1', 'compute2')
-# what forwards in the guest -> image, number of ports
-DATA_PLANES = {'kernel': ('forwarder', 1), 'dpdk': ('l2fwd', 2)}
-NETWORK = 'nfv'
+# what forwards in the guest -> image, network of each port
+DATA_PLANES = {'kernel': ('forwarder', ('nfv',)),
+               'dpdk': ('l2fwd', ('nfv', 'nfv-far'))}
+MAX_PORTS = 2
 PROBE = '/opt/lab/bin/probe'
 
 # name of flavor and server -> extra specs
@@ -78,9 +79,10 @@ def prepare(cloud, args):
     """Boot one server that is tagged as NFV and one that is not."""
     clean(cloud, args)
     args.directory.mkdir(parents=True, exist_ok=True)
-    image, ports = DATA_PLANES[args.data_plane]
+    image, networks = DATA_PLANES[args.data_plane]
     image = cloud.image.find_image(image, ignore_missing=False)
-    network = cloud.network.find_network(NETWORK, ignore_missing=False)
+    networks = [cloud.network.find_network(each, ignore_missing=False)
+                for each in networks]
     servers = []
     for name, extra_specs in SERVERS.items():
         if args.server and name not in args.server:
@@ -98,7 +100,7 @@ def prepare(cloud, args):
             # their names tell which is the guest's first
             networks=[{'port': cloud.network.create_port(
                 name=f'{name}-{number}', network_id=network.id).id}
-                for number in range(ports)]))
+                for number, network in enumerate(networks)]))
     for server in servers:
         _wait_until_active(cloud, server)
     for server in servers:
@@ -126,10 +128,9 @@ def clean(cloud, args):
     for server in servers:
         cloud.compute.wait_for_delete(server, interval=0.5, wait=60)
     for name in SERVERS:
-        for _, ports in DATA_PLANES.values():
-            for number in range(ports):
-                for port in cloud.network.ports(name=f'{name}-{number}'):
-                    cloud.network.delete_port(port)
+        for number in range(MAX_PORTS):
+            for port in cloud.network.ports(name=f'{name}-{number}'):
+                cloud.network.delete_port(port)
         flavor = cloud.compute.find_flavor(name)
         if flavor is not None:
             cloud.compute.delete_flavor(flavor)

@@ -34,7 +34,20 @@ background_idle() {
         echo "$value" 2>/dev/null >"$file" ||
             warn "$file stays $was: times may be longer, and differ more"
     done < <(printf '%s\n' "${BACKGROUND_KERNEL[@]}")
-    background_policy idle
+    background_again
+}
+
+# The policy while something is measured, also for what was started since then.
+background_again() {
+    background_is_idle || return 0
+    if [ "$(cat "$(host_dir compute1)/switch" 2>/dev/null)" = vhost-user ]; then
+        # A guest that polls its ports, and the threads that poll them, take all
+        # of two cores: what runs when a core is left to it would not run, and
+        # a port at the destination not be wired. So it gets a share.
+        background_policy other -10
+    else
+        background_policy idle
+    fi
 }
 
 background_normal() {
@@ -52,8 +65,9 @@ background_kernel_back() {
     rm "$RUN/background"
 }
 
+# background_policy idle|other [NICE]
 background_policy() {
-    local policy=$1 host units
+    local policy=$1 nice=${2:-10} host units
     for host in "${HOSTS[@]}"; do
         units=$BACKGROUND_UNITS
         [ "$host" != controller ] || units='.*\.service'
@@ -63,9 +77,10 @@ background_policy() {
             while read -r pid unit; do
                 [[ $unit =~ ^($2)$ ]] || continue
                 found=1
-                chrt --all-tasks "--$1" --pid 0 "$pid" 2>/dev/null || [ ! -e "/proc/$pid" ]
+                chrt --all-tasks "--$1" --pid 0 "$pid" 2>/dev/null &&
+                    ls "/proc/$pid/task" | xargs renice --priority "$3" --pid >/dev/null 2>&1 || [ ! -e "/proc/$pid" ]
             done < <(ps -e -o pid= -o unit=)
-            [ -n "$found" ]' bash "$policy" "$units" ||
+            [ -n "$found" ]' bash "$policy" "$units" "$nice" ||
             die "$host: the policy of its services cannot be set to $policy"
     done
 }

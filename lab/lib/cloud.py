@@ -136,29 +136,36 @@ def wait_for_switch(cloud, args):
         time.sleep(0.5)
 
 
-def resources(cloud, args):
-    """The network ``nfv`` and the image ``forwarder``; repeatable."""
+def _network(cloud, name, physical, cidr, pools=None):
+    """A network with one subnet."""
     # Neutron 29 answers 500 to GET /ports if that is the first query it gets
-    network = cloud.network.find_network('nfv')
+    network = cloud.network.find_network(name)
     if network is None:
         network = cloud.network.create_network(
-            name='nfv', provider_network_type='flat',
-            provider_physical_network='data', shared=True,
+            name=name, provider_network_type='flat',
+            provider_physical_network=physical, shared=True,
             port_security_enabled=False)
     if not list(cloud.network.subnets(network_id=network.id)):
         cloud.network.create_subnet(
-            name='nfv', network_id=network.id, ip_version=4,
-            cidr='10.88.0.0/24', enable_dhcp=False, gateway_ip=None,
-            # the rest is the probe's
-            allocation_pools=[{'start': '10.88.0.20', 'end': '10.88.0.199'}])
+            name=name, network_id=network.id, ip_version=4, cidr=cidr,
+            enable_dhcp=False, gateway_ip=None,
+            **({'allocation_pools': pools} if pools else {}))
+
+
+def resources(cloud, args):
+    """The network ``nfv`` and the image ``forwarder``; repeatable."""
+    _network(cloud, 'nfv', 'data', '10.88.0.0/24',
+             # the rest is the probe's
+             [{'start': '10.88.0.20', 'end': '10.88.0.199'}])
     if args.image:
         upload(cloud, 'forwarder', args.image)
 
 
-def image(cloud, args):
-    """An image from a raw disk; repeatable."""
-    upload(cloud, args.name, args.path,
-           **dict(each.split('=', 1) for each in args.property))
+def dpdk(cloud, args):
+    """The image ``l2fwd`` and the network ``nfv-far``; repeatable."""
+    _network(cloud, 'nfv-far', 'far', '10.89.0.0/24')
+    # an emulated TSC is measured wrong on a busy machine
+    upload(cloud, 'l2fwd', args.image, hw_time_hpet='true')
 
 
 def upload(cloud, name, path, **properties):
@@ -220,11 +227,8 @@ def main():
         sub.add_argument('--timeout-s', type=float, default=90)
     sub = command('resources', resources)
     sub.add_argument('--image', help='raw disk of the image "forwarder"')
-    sub = command('image', image)
-    sub.add_argument('name')
-    sub.add_argument('path')
-    sub.add_argument('--property', action='append', default=[],
-                     help='of the image: NAME=VALUE')
+    sub = command('dpdk', dpdk)
+    sub.add_argument('image', help='raw disk of the image "l2fwd"')
     sub = command('wait-for-switch', wait_for_switch)
     sub.add_argument('switch', choices=('tap', 'vhost-user'))
     sub.add_argument('--timeout-s', type=float, default=90)

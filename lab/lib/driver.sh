@@ -76,6 +76,6 @@ driver_set() {
     each driver_restart_on "${others[@]}"
     computes_are_up
     # what was started anew has the policy of what was there before
-    ! background_is_idle || background_policy idle
+    background_again
     for host in "${others[@]}"; do driver_running "$host" >"$STATE/driver.$host"; done
 }

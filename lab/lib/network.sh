@@ -13,11 +13,11 @@
 
 network_is_up() { [ -e "$RUN/network.done" ] && [ -e "/run/netns/$FABRIC" ]; }
 
-# cable BRIDGE HOST INTERFACE [END]: END is its name at the bridge
+# cable BRIDGE HOST INTERFACE
 cable() {
-    local bridge=$1 host=$2 interface=$3 end=${4:-$1-$2}
-    ip -n "$FABRIC" link add "$end" type veth peer name "$interface" netns "$(netns "$host")"
-    ip -n "$FABRIC" link set "$end" master "$bridge" up
+    local bridge=$1 host=$2 interface=$3
+    ip -n "$FABRIC" link add "$bridge-$host" type veth peer name "$interface" netns "$(netns "$host")"
+    ip -n "$FABRIC" link set "$bridge-$host" master "$bridge" up
     # veth leaves checksums to hardware that is not there; the userspace
     # datapath forwards such packets as they are and guests drop them
     ip netns exec "$(netns "$host")" ethtool -K "$interface" tx off >/dev/null

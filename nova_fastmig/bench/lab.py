@@ -102,18 +102,22 @@ class Address:
 
 @dataclasses.dataclass(frozen=True)
 class VhostUserPort:
-    """One of a guest's two: what arrives at one leaves from the other."""
+    """One of a guest's two: what arrives at one leaves from the other.
+
+    :ivar bridge: that it is on in the hosts (lab/lib/switch.sh)
+    """
 
     mac_address: str
     name: str
+    bridge: str
 
     @property
     def socket(self) -> str:
         return f'/run/openvswitch/{self.name}'
 
 
-VHOST_USER_PORTS = (VhostUserPort('52:54:00:be:00:10', 'bench0'),
-                    VhostUserPort('52:54:00:be:00:11', 'bench1'))
+VHOST_USER_PORTS = (VhostUserPort('52:54:00:be:00:10', 'bench0', 'br-data'),
+                    VhostUserPort('52:54:00:be:00:11', 'bench1', 'br-far'))
 
 
 class Packets:
@@ -277,7 +281,7 @@ class Lab(Packets):
         self.on(host, 'ovs-vsctl', '--timeout=20', *(
             word for port in VHOST_USER_PORTS for word in (
                 '--', '--if-exists', 'del-port', port.name, '--', 'add-port',
-                self.bridge[0], port.name, '--', 'set', 'Interface',
+                port.bridge, port.name, '--', 'set', 'Interface',
                 port.name, 'type=dpdkvhostuserclient',
                 f'options:vhost-server-path={port.socket}')))
 
