@@ -252,12 +252,15 @@ class QemuGuest:
                 ended_s = time.time()
             self._run(rig.end(source, self._here))
         self._here, self._there = self._there, None
+        steps = steps_ms(info.get('x-blackout', {}))
         return scenario.Run(
             key, time_text, source, scenario.Figures(
                 **lab_.packet_figures(probe.result),
-                downtime_qemu_ms=round((resume_s - stop_s) * 1000, 3),
+                # the event STOP comes when vhost-user backends have stopped
+                downtime_qemu_ms=steps.get(
+                    'resumed_ms', round((resume_s - stop_s) * 1000, 3)),
                 total_qemu_ms=info['total-time'],
-                steps_ms=steps_ms(info.get('x-blackout', {})),
+                steps_ms=steps,
                 bytes_sent=info['ram']['transferred'],
                 iterations=info['ram']['dirty-sync-count'],
                 throttle_percent=self._throttle_percent,
