@@ -97,6 +97,8 @@ switch_restart() { # switch_restart HOST SWITCH
 # switch_set SWITCH: wait until Neutron knows.
 switch_set() {
     local host others=()
+    # also for hosts that were down since they were set to it
+    [ "$1" = tap ] || far_up
     for host in "${COMPUTES[@]}"; do
         [ "$(switch_of "$host")" = "$1" ] || others+=("$host")
     done
@@ -107,7 +109,6 @@ switch_set() {
         [ "$1" = tap ] || [ -x "$(host_root "$host")/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk" ] ||
             die "$host has no Open vSwitch with DPDK: lab/use-switch --install"
     done
-    [ "$1" = tap ] || far_up
     each "switch_to_${1//-/_}" "${others[@]}"
     in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-switch "$1"
     background_again

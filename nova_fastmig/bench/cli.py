@@ -146,14 +146,18 @@ def _rigs_on_hosts(given) -> dict:
 
 
 @contextlib.contextmanager
-def _idle(lab):
-    """Leave the processor to the migrations."""
+def _prepared(lab, rigs):
+    """Leave the lab to the migrations: its processor, and its memory."""
     try:
         lab.run('background', 'idle')
+        for rig in rigs:
+            # guests of a run that was killed
+            rig.clean()
         yield
     finally:
         # as lab/demo and the tests expect it
         lab.run('background', 'normal')
+        lab.use_switch(scenario.DataPlane.KERNEL)
         lab.run('use-driver', 'fastmig')
 
 
@@ -213,7 +217,8 @@ class BenchRun(command.Command):
         else:
             if not os.environ.get(INSIDE):
                 self._enter(place, comparison)
-            rigs, prepared = _rigs_on_the_lab(place), _idle(place)
+            rigs = _rigs_on_the_lab(place)
+            prepared = _prepared(place, set(rigs.values()))
         # a QEMU that quits as it was told is an error to it
         logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
         command_line = shlex.join(

@@ -453,7 +453,8 @@ class LibvirtRig:
             return f'no virsh command for {", ".join(sorted(unknown))}'
         return self._hosts.qemu_obstacle(turn.contender)
 
-    def _destroy(self) -> None:
+    def clean(self) -> None:
+        """Remove a guest that may be there."""
         for host in self._hosts.names:
             with connected(self._hosts.uri(host)) as connection, \
                     contextlib.suppress(libvirt.libvirtError):
@@ -469,7 +470,7 @@ class LibvirtRig:
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         hosts, plane = self._hosts, turn.guest.data_plane
-        self._destroy()
+        self.clean()
         hosts.use_switch(plane)
         with hosts.memory.hugepages(turn.guest) as check:
             xml = domain_xml(hosts, turn, hosts.place_disk(NAME, plane))
@@ -487,4 +488,4 @@ class LibvirtRig:
             except libvirt.libvirtError as error:
                 raise engine.RigError(f'libvirt: {error}') from error
             finally:
-                self._destroy()
+                self.clean()

@@ -107,6 +107,10 @@ class NovaRig:
             '/usr/src/nova-fastmig/lab/demo.py', '--directory',
             f'/opt/lab/{DIRECTORY}', *arguments, timeout_s=300)
 
+    def clean(self) -> None:
+        """Remove a guest that may be there."""
+        self.demo('clean')
+
     def last_run(self) -> dict[str, ty.Any]:
         path = self._lab.state / 'share' / DIRECTORY / 'runs.jsonl'
         return json.loads(path.read_text().splitlines()[-1])
@@ -142,4 +146,4 @@ class NovaRig:
                 yield NovaGuest(self._lab, contender, self)
             finally:
                 with contextlib.suppress(engine.RigError):
-                    self.demo('clean')
+                    self.clean()

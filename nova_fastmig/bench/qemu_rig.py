@@ -359,6 +359,11 @@ class QemuRig:
                     f'ip link delete {TAP} 2>/dev/null; true')
         self.lab.unplug(host)
 
+    def clean(self) -> None:
+        """End a guest that may be there."""
+        for host in lab_.COMPUTES:
+            self._stop(host)
+
     def _plug(self, host: str, plane: scenario.DataPlane) -> None:
         """A new port for each QEMU, as libvirt makes it.
 
@@ -376,8 +381,7 @@ class QemuRig:
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         plane = turn.guest.data_plane
-        for host in lab_.COMPUTES:
-            self._stop(host)
+        self.clean()
         self.lab.use_switch(plane)
         with self.lab.memory.hugepages(turn.guest) as check, \
                 asyncio.Runner() as runner:
@@ -392,6 +396,5 @@ class QemuRig:
             finally:
                 if guest is not None:
                     guest.close()
-                for host in lab_.COMPUTES:
-                    self._stop(host)
+                self.clean()
                 self.lab.remove_disk(NAME)
