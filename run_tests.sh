@@ -364,6 +364,7 @@ run_lab() {
     is_root lab || return 0
     bin=$(environment "$main_release")
     step 'lab: up' lab/up
+    lab/use-switch tap
     [ -z "${NOVA_FASTMIG_LONG_TESTS:-}" ] || step 'lab: Open vSwitch with DPDK' lab/use-switch --install
     # In the controller's network, so that the tests reach Nova's API and the
     # libvirtd of both hosts.

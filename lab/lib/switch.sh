@@ -94,22 +94,17 @@ switch_restart() { # switch_restart HOST SWITCH
     echo "$2" >"$(host_dir "$1")/switch"
 }
 
-# switch_set SWITCH: wait until Neutron knows.
+# switch_set SWITCH HOST...: change these, and wait until Neutron knows.
 switch_set() {
-    local host others=()
-    # also for hosts that were down since they were set to it
-    [ "$1" = tap ] || far_up
-    for host in "${COMPUTES[@]}"; do
-        [ "$(switch_of "$host")" = "$1" ] || others+=("$host")
-    done
-    [ ${#others[@]} -gt 0 ] || return 0
-    for host in "${others[@]}"; do
+    local switch=$1 host
+    shift
+    for host in "$@"; do
         [ -z "$(in_host "$host" virsh list --uuid | xargs)" ] ||
             die "$host runs servers, which would lose their ports: delete them first (lab/status shows them)"
-        [ "$1" = tap ] || [ -x "$(host_root "$host")/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk" ] ||
+        [ "$switch" = tap ] || [ -x "$(host_root "$host")/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk" ] ||
             die "$host has no Open vSwitch with DPDK: lab/use-switch --install"
     done
-    each "switch_to_${1//-/_}" "${others[@]}"
-    in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-switch "$1"
+    each "switch_to_${switch//-/_}" "$@"
+    in_host controller python "$GUEST_SRC/lab/lib/cloud.py" wait-for-switch "$switch"
     background_again
 }
