@@ -42,7 +42,7 @@ COMPUTES = ('compute1', 'compute2')
 # what forwards in the guest -> image, network of each port
 DATA_PLANES = {'kernel': ('forwarder', ('nfv',)),
                'dpdk': ('l2fwd', ('nfv', 'nfv-far'))}
-MAX_PORTS = 2
+MAX_PORTS = max(len(networks) for _, networks in DATA_PLANES.values())
 PROBE = '/opt/lab/bin/probe'
 
 # name of flavor and server -> extra specs

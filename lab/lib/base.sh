@@ -90,6 +90,22 @@ in_tree() {
             ${no_proxy:+no_proxy="$no_proxy"} "$@"' bash "$@"
 }
 
+# in_overlay DIRECTORY [--bind DIRECTORY INSIDE]... COMMAND...: run COMMAND in
+# an overlay on the base root that is kept in DIRECTORY, with the checkout. One
+# command at a time.
+in_overlay() {
+    local dir=$1
+    shift
+    mkdir -p "$dir/upper" "$dir/work" "$dir/root"
+    # the mount ends with the namespace
+    unshare --mount --propagation private bash -euc '
+        dir=$1 lower=$2 lib=$3 checkout=$4; shift 4
+        mount -t overlay nfm-overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
+        . "$lib/common.sh"; . "$lib/base.sh"
+        in_tree "$dir/root" --bind "$checkout" "$GUEST_SRC" "$@"
+    ' bash "$dir" "$(base_dir)/root" "$LAB_SRC/lib" "$CHECKOUT" "$@"
+}
+
 # The machine's own Python index, if it has set one.
 python_index() {
     command -v pip3 >/dev/null || return 0

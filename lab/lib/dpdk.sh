@@ -18,28 +18,15 @@ DPDK_INSTALL='set -eu
     apt-get --quiet=2 install --yes --no-install-recommends "$@" >/dev/null'
 dpdk_key() { echo "$(checkout_hash lab/dpdk lab/guest/disk lab/lib/dpdk.sh)-$(virt_type)-$BASE_KEY"; }
 
-# dpdk_in_tree [--bind DIRECTORY INSIDE]... COMMAND...: in the tree for it
-dpdk_in_tree() {
-    local dir=$DPDK_CACHE/root-$BASE_KEY
-    mkdir -p "$dir/upper" "$dir/work" "$dir/root"
-    # the mount ends with the namespace
-    unshare --mount --propagation private bash -euc '
-        dir=$1 lower=$2 lib=$3 checkout=$4; shift 4
-        mount -t overlay nfm-dpdk -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
-        . "$lib/common.sh"; . "$lib/base.sh"
-        in_tree "$dir/root" --bind "$checkout" "$GUEST_SRC" "$@"
-    ' bash "$dir" "$(base_dir)/root" "$LAB_SRC/lib" "$CHECKOUT" "$@"
-}
-
 dpdk_build() {
     [ "$(cat "$DPDK_CACHE/built" 2>/dev/null)" != "$(dpdk_key)" ] || return 0
-    local options=()
+    local options=() tree=$DPDK_CACHE/root-$BASE_KEY
     # Linux measures an emulated TSC wrong on a busy machine
     [ "$(virt_type)" = kvm ] || options=(clocksource=hpet tsc=unstable no_timer_check)
     mkdir -p "$DPDK_CACHE/guest"
     find "$DPDK_CACHE" -maxdepth 1 -name 'root-*' ! -name "root-$BASE_KEY" -exec rm -rf --one-file-system {} +
-    dpdk_in_tree bash -c "$DPDK_INSTALL" bash "${DPDK_PACKAGES[@]}"
-    dpdk_in_tree --bind "$DPDK_CACHE/guest" /var/tmp/guest "$GUEST_SRC/lab/dpdk/build" /var/tmp/guest \
-        "l2fwd.peer0=${DPDK_PEERS[0]}" "l2fwd.peer1=${DPDK_PEERS[1]}" "${options[@]}"
+    in_overlay "$tree" bash -c "$DPDK_INSTALL" bash "${DPDK_PACKAGES[@]}"
+    in_overlay "$tree" --bind "$DPDK_CACHE/guest" /var/tmp/guest \
+        "$GUEST_SRC/lab/dpdk/build" /var/tmp/guest "l2fwd.peer0=${DPDK_PEERS[0]}" "l2fwd.peer1=${DPDK_PEERS[1]}" "${options[@]}"
     dpdk_key >"$DPDK_CACHE/built"
 }

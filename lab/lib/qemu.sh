@@ -13,18 +13,11 @@ qemu_installed() { echo "$QEMU_CACHE/root-$BASE_KEY/upper$QEMU_PREFIX"; }
 # for it, an overlay on the base root, with the checkout and the cache of
 # tools/build-qemu.
 qemu_in_tree() {
-    local dir=$QEMU_CACHE/root-$BASE_KEY
-    mkdir -p "$dir/upper" "$dir/work" "$dir/root" "$QEMU_CACHE/cache"
+    mkdir -p "$QEMU_CACHE/cache"
     # an overlay can be mounted once at a time
     exec 8>"$QEMU_CACHE/running"
     flock --nonblock 8 || die "another lab/with-qemu or lab/build-qemu is running ($QEMU_CACHE/running)"
-    # the mount ends with the namespace
-    unshare --mount --propagation private bash -euc '
-        dir=$1 lower=$2 lib=$3 checkout=$4 cache=$5; shift 5
-        mount -t overlay nfm-qemu -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
-        . "$lib/common.sh"; . "$lib/base.sh"
-        in_tree "$dir/root" --bind "$checkout" "$GUEST_SRC" --bind "$cache" /var/cache/nova-fastmig/qemu "$@"
-    ' bash "$dir" "$(base_dir)/root" "$LAB_SRC/lib" "$CHECKOUT" "$QEMU_CACHE/cache" "$@"
+    in_overlay "$QEMU_CACHE/root-$BASE_KEY" --bind "$QEMU_CACHE/cache" /var/cache/nova-fastmig/qemu "$@"
 }
 
 # Build it, or find that it has been built. tools/build-qemu has a cache of its
