@@ -90,9 +90,7 @@ def prepare(cloud, args):
         # disk 0: as large as the image
         flavor = cloud.compute.create_flavor(
             name=name, ram=args.ram_mib, vcpus=args.vcpus, disk=0)
-        if args.page_kib:
-            extra_specs = {**extra_specs,
-                           'hw:mem_page_size': str(args.page_kib)}
+        extra_specs = {**extra_specs, **dict(args.extra_spec)}
         if extra_specs:
             cloud.compute.create_flavor_extra_specs(flavor, extra_specs)
         servers.append(cloud.compute.create_server(
@@ -427,6 +425,14 @@ def report(cloud, args):
     return 1 if any(run['failures'] for run in runs) else 0
 
 
+def _extra_spec(given):
+    """(name, value) of NAME=VALUE."""
+    name, equals, value = given.partition('=')
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f'{given!r}: must be NAME=VALUE')
+    return name, value
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--directory', type=pathlib.Path, required=True,
@@ -464,9 +470,10 @@ def main():
                              default='kernel',
                              help='what forwards in the guest; dpdk: after '
                                   'lab/use-switch vhost-user')
-            sub.add_argument('--page-kib', type=int,
-                             help='hugepages of this size for its memory; '
-                                  'nova-compute counts them when it starts')
+            sub.add_argument('--extra-spec', type=_extra_spec,
+                             action='append', default=[],
+                             metavar='NAME=VALUE',
+                             help='one more of the flavor')
         elif function is report:
             sub.add_argument('--variants', action='store_true',
                              help='compare variants')

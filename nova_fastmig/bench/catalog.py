@@ -74,8 +74,9 @@ def _qemu(qemu: Qemu, *options: Option, features: tuple[str, ...] = ()
                      downtime_limit_ms=LIMIT_MS)
 
 
-def _fastmig(qemu: Qemu, features: tuple[str, ...] = ()) -> Contender:
-    return Contender(Control.NOVA, qemu, Driver.FASTMIG, features,
+def _fastmig(qemu: Qemu, *options: Option, features: tuple[str, ...] = ()
+             ) -> Contender:
+    return Contender(Control.NOVA, qemu, Driver.FASTMIG, features, options,
                      downtime_limit_ms=LIMIT_MS)
 
 
@@ -91,13 +92,17 @@ CONTENDERS: dict[str, Contender] = {
     'nova-parallel': _nova(Option.PARALLEL),
     # this project
     'fastmig': _fastmig(Qemu.DISTRIBUTION),
-    'fastmig-patched': _fastmig(Qemu.PATCHED, ('all',)),
+    'fastmig-patched': _fastmig(Qemu.PATCHED, features=('all',)),
+    'fastmig-patched-parallel': _fastmig(Qemu.PATCHED, Option.PARALLEL,
+                                         features=('all',)),
     # virsh migrate, with what shortens it
     'virsh': _libvirt(),
     'virsh-post-copy': _libvirt(Option.POST_COPY),
     'virsh-parallel': _libvirt(Option.PARALLEL),
     # the same on the patched QEMU: all of its features, each alone, none
     'virsh-patched': _libvirt(qemu=Qemu.PATCHED, features=('all',)),
+    'virsh-patched-parallel': _libvirt(Option.PARALLEL, qemu=Qemu.PATCHED,
+                                       features=('all',)),
     **{f'virsh-{feature}': _libvirt(qemu=Qemu.PATCHED,
                                     features=(str(feature),))
        for feature in model.QemuFeature},
@@ -112,7 +117,10 @@ CONTENDERS: dict[str, Contender] = {
     'qemu': _qemu(Qemu.DISTRIBUTION),
     'proxmox': Contender(Control.QEMU, options=(Option.XBZRLE,),
                          schedule='proxmox'),
+    'qemu-parallel': _qemu(Qemu.DISTRIBUTION, Option.PARALLEL),
     'qemu-patched': _qemu(Qemu.PATCHED, features=('all',)),
+    'qemu-patched-parallel': _qemu(Qemu.PATCHED, Option.PARALLEL,
+                                   features=('all',)),
     # what the seed found wanting
     'xbzrle': _qemu(Qemu.DISTRIBUTION, Option.XBZRLE),
     'multifd-zlib': _qemu(Qemu.DISTRIBUTION, Option.MULTIFD_ZLIB),

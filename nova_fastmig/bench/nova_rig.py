@@ -32,9 +32,19 @@ LIBVIRT_OPTIONS = {
 }
 
 
+# of the flavor, which has the say where the project's driver is
+EXTRA_SPECS = {
+    scenario.Option.PARALLEL: 'fastmig:parallel_connections=2',
+}
+OPTIONS = {scenario.Driver.STOCK: LIBVIRT_OPTIONS,
+           scenario.Driver.FASTMIG: EXTRA_SPECS}
+
+
 def libvirt_options(contender: scenario.Contender) -> list[str]:
     """NAME=VALUE of Nova's [libvirt] for a contender."""
-    options = [LIBVIRT_OPTIONS[option] for option in contender.options]
+    options = []
+    if contender.driver == scenario.Driver.STOCK:
+        options += [LIBVIRT_OPTIONS[option] for option in contender.options]
     steps = re.fullmatch(r'nova-(\d+)-(\d+)-(\d+)', contender.schedule)
     if steps:
         options += [f'live_migration_downtime{name}={value}' for name, value
@@ -43,12 +53,18 @@ def libvirt_options(contender: scenario.Contender) -> list[str]:
     return options
 
 
-def flavor_arguments(guest: scenario.Guest) -> list[str]:
-    """Of ``lab/demo.py prepare``, for a guest."""
+def flavor_arguments(contender: scenario.Contender,
+                     guest: scenario.Guest) -> list[str]:
+    """Of ``lab/demo.py prepare``, for a contender's guest."""
     arguments = ['--ram-mib', str(guest.memory_mib), '--vcpus',
                  str(guest.vcpus), '--data-plane', str(guest.data_plane)]
+    extra_specs = []
     if guest.hugepages:
-        arguments += ['--page-kib', str(guest.page_kib)]
+        extra_specs.append(f'hw:mem_page_size={guest.page_kib}')
+    if contender.driver == scenario.Driver.FASTMIG:
+        extra_specs += [EXTRA_SPECS[option] for option in contender.options]
+    for each in extra_specs:
+        arguments += ['--extra-spec', each]
     return arguments
 
 
@@ -120,9 +136,11 @@ class NovaRig:
                  self._lab.memory.obstacle(turn.guest))
         if unfit:
             return unfit
-        unknown = set(turn.contender.options) - LIBVIRT_OPTIONS.keys()
+        driver = turn.contender.driver
+        unknown = set(turn.contender.options) - OPTIONS[driver].keys()
         if unknown:
-            return f'Nova has no option for {", ".join(sorted(unknown))}'
+            return (f'Nova with the {driver} driver has no option for '
+                    f'{", ".join(sorted(unknown))}')
         return self._lab.qemu_obstacle(turn.contender)
 
     @contextlib.contextmanager
@@ -141,7 +159,7 @@ class NovaRig:
             self._lab.run('use-driver', str(contender.driver), *options)
             try:
                 self.demo('prepare', '--server', SERVER,
-                          *flavor_arguments(turn.guest))
+                          *flavor_arguments(contender, turn.guest))
                 check()
                 yield NovaGuest(self._lab, contender, self)
             finally:

@@ -53,7 +53,8 @@ class TestNova(base.BaseTestCase):
                             'live_migration_downtime=100',
                             'live_migration_downtime_steps=3',
                             'live_migration_downtime_delay=3']),
-        ('fastmig-patched', []))
+        ('fastmig-patched', []),
+        ('fastmig-patched-parallel', []))
     @ddt.unpack
     def test_options(self, name, options):
         self.assertEqual(options,
@@ -62,14 +63,22 @@ class TestNova(base.BaseTestCase):
     def test_every_option_of_the_catalog_is_known(self):
         for each in contenders(scenario.Control.NOVA).values():
             nova_rig.libvirt_options(each)
+            nova_rig.flavor_arguments(each, catalog.SMALL)
 
     def test_flavor(self):
-        self.assertEqual(['--ram-mib', '256', '--vcpus', '1', '--data-plane',
-                          'kernel'],
-                         nova_rig.flavor_arguments(catalog.SMALL))
-        self.assertEqual(
-            ['--page-kib', '2048'],
-            nova_rig.flavor_arguments(catalog.HUGEPAGES)[-2:])
+        plain = ['--ram-mib', '256', '--vcpus', '1', '--data-plane', 'kernel']
+        pages = ['--extra-spec', 'hw:mem_page_size=2048']
+        parallel = ['--extra-spec', 'fastmig:parallel_connections=2']
+        for name, guest, expected in (
+                ('nova', catalog.SMALL, plain),
+                # an option of nova.conf for Nova's own driver
+                ('nova-parallel', catalog.SMALL, plain),
+                ('fastmig-patched', catalog.HUGEPAGES, plain + pages),
+                ('fastmig-patched-parallel', catalog.SMALL, plain + parallel),
+                ('fastmig-patched-parallel', catalog.HUGEPAGES,
+                 plain + pages + parallel)):
+            self.assertEqual(
+                expected, nova_rig.flavor_arguments(CONTENDERS[name], guest))
 
 
 @ddt.ddt
@@ -252,7 +261,8 @@ class TestDpdk(base.BaseTestCase):
     def test_novas_server(self):
         self.assertEqual(
             ['--ram-mib', '512', '--vcpus', '1', '--data-plane', 'dpdk',
-             '--page-kib', '2048'], nova_rig.flavor_arguments(DPDK))
+             '--extra-spec', 'hw:mem_page_size=2048'],
+            nova_rig.flavor_arguments(CONTENDERS['nova'], DPDK))
 
 
 class TestFigures(base.BaseTestCase):
