@@ -117,6 +117,8 @@ class TestAnnouncement(Base):
     # so that the destination runs the guest when it is told to, later
     NOT_EARLY = variants.ALL - {'x-early-resume'}
     LATE = pair.Libvirt(cont_delay_ms=100)
+    # EARLY_ANNOUNCEMENTS in QEMU
+    ANNOUNCEMENTS = 5
 
     async def _announcements_ms(self, capabilities):
         """After the destination's RESUME, so less than 0 is before it."""
@@ -135,14 +137,14 @@ class TestAnnouncement(Base):
         self.assertLess(await self._first_announcement_ms(self.NOT_EARLY),
                         -self.LATE.cont_delay_ms)
 
-    async def test_again_while_it_is_loaded(self):
+    async def test_more_than_once(self):
         """What the source's host still sends teaches switches the old place.
 
-        One more is when it is loaded.
+        So it is repeated within 10 ms, long before this guest runs.
         """
         found_ms = await self._announcements_ms(self.NOT_EARLY)
-        soon_ms = [each for each in found_ms if each - found_ms[0] < 40]
-        self.assertGreater(len(soon_ms), 2, found_ms)
+        before = [each for each in found_ms if each < 0]
+        self.assertGreaterEqual(len(before), self.ANNOUNCEMENTS, found_ms)
 
     async def test_when_the_guest_runs(self):
         self.assertGreater(
