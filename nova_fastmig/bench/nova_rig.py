@@ -32,12 +32,9 @@ LIBVIRT_OPTIONS = {
 }
 
 
-# of the flavor, which has the say where the project's driver is
-EXTRA_SPECS = {
-    scenario.Option.PARALLEL: 'fastmig:parallel_connections=2',
-}
-OPTIONS = {scenario.Driver.STOCK: LIBVIRT_OPTIONS,
-           scenario.Driver.FASTMIG: EXTRA_SPECS}
+# where the project's driver is, the flavor has the say
+OPTIONS = {scenario.Driver.STOCK: set(LIBVIRT_OPTIONS),
+           scenario.Driver.FASTMIG: {scenario.Option.PARALLEL}}
 
 
 def libvirt_options(contender: scenario.Contender) -> list[str]:
@@ -62,7 +59,8 @@ def flavor_arguments(contender: scenario.Contender,
     if guest.hugepages:
         extra_specs.append(f'hw:mem_page_size={guest.page_kib}')
     if contender.driver == scenario.Driver.FASTMIG:
-        extra_specs += [EXTRA_SPECS[option] for option in contender.options]
+        connections = 1 + (scenario.Option.PARALLEL in contender.options)
+        extra_specs.append(f'fastmig:parallel_connections={connections}')
     for each in extra_specs:
         arguments += ['--extra-spec', each]
     return arguments
@@ -137,7 +135,7 @@ class NovaRig:
         if unfit:
             return unfit
         driver = turn.contender.driver
-        unknown = set(turn.contender.options) - OPTIONS[driver].keys()
+        unknown = set(turn.contender.options) - OPTIONS[driver]
         if unknown:
             return (f'Nova with the {driver} driver has no option for '
                     f'{", ".join(sorted(unknown))}')

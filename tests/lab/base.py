@@ -100,8 +100,8 @@ class LabTest(base.BaseTestCase):
 
     # the driver that the compute hosts run
     driver = 'fastmig'
-    # what tagged servers run on, if not what they do by default
-    qemu: str | None = None
+    # of lab/use-driver, beside it
+    options: tuple[str, ...] = ()
     # the newest migration before the one that was asked for last
     _previous_id = 0
 
@@ -110,8 +110,8 @@ class LabTest(base.BaseTestCase):
         super().setUpClass()
         # A new lab has no such file until a driver is chosen
         chosen = STATE / 'driver'
-        if cls.qemu:
-            lab('use-driver', cls.driver, '--qemu', cls.qemu)
+        if cls.options:
+            lab('use-driver', cls.driver, *cls.options)
             cls.addClassCleanup(lab, 'use-driver', cls.driver)
         elif not (chosen.exists() and
                 chosen.read_text().strip() == cls.driver):

@@ -73,13 +73,13 @@ class TaggedGuestTest(base.LabTest):
 
     def test_parallel_connections(self):
         self.boot(self.flavor(enabled='true', on_miss='proceed',
-                              parallel_connections='2'))
+                              parallel_connections='3'))
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
         with self.probe() as probe:
             self.migrate()
             self.running_migration()
-            base.wait_until('QEMU has two channels', lambda:
-                            'multifd-channels: 2' in base.on_host(
+            base.wait_until('QEMU has three channels', lambda:
+                            'multifd-channels: 3' in base.on_host(
                                 'compute1', 'virsh', 'qemu-monitor-command',
                                 '--hmp', self.domain_name,
                                 'info migrate_parameters'))

@@ -20,7 +20,7 @@ SLOW_MIB_PER_S = 1
 
 
 class TestReport(base.LabTest):
-    qemu = 'distribution'
+    options = ('--qemu', 'distribution')
 
     def report(self) -> dict:
         """The newest one, as the operator's command shows it."""

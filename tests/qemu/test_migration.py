@@ -12,6 +12,7 @@
 
 import asyncio
 import pathlib
+import signal
 import tempfile
 import unittest
 
@@ -117,7 +118,7 @@ class TestAnnouncement(Base):
     # so that the destination runs the guest when it is told to, later
     NOT_EARLY = variants.ALL - {'x-early-resume'}
     LATE = pair.Libvirt(cont_delay_ms=100)
-    # EARLY_ANNOUNCEMENTS in QEMU
+    # at least, of the ten in 45 ms
     ANNOUNCEMENTS = 5
 
     async def _announcements_ms(self, capabilities):
@@ -140,7 +141,7 @@ class TestAnnouncement(Base):
     async def test_more_than_once(self):
         """What the source's host still sends teaches switches the old place.
 
-        So it is repeated within 10 ms, long before this guest runs.
+        So it is repeated, long before this guest runs.
         """
         found_ms = await self._announcements_ms(self.NOT_EARLY)
         before = [each for each in found_ms if each < 0]
@@ -174,6 +175,59 @@ class TestAnnouncement(Base):
     @staticmethod
     def _senders(guest_pair):
         return {each.sender for each in guest_pair.beacons.announcements}
+
+
+class TestCancel(Base):
+    """A destination that reads nothing any more must not hold the guest."""
+
+    CHANNELS = 2
+    WITHIN_S = 5
+    # what the connections' buffers take is long gone by then
+    STUCK_S = 1
+
+    async def _begin(self, **parameters):
+        side = variants.patched(frozenset(), **parameters)
+        guest_pair = await self.guest(side, guest=DIRTYING)
+        await guest_pair.start_destination(side)
+        # its buffers are small
+        uri = await guest_pair.prepare('unix', self.CHANNELS, LIBVIRT)
+        await guest_pair.source.command('migrate', uri=uri)
+        return guest_pair
+
+    async def _until(self, guest_pair, status):
+        source = guest_pair.source
+        async with asyncio.timeout(30):
+            await source.until(lambda: status in source.migration_statuses,
+                               f'{status}')
+
+    async def _cancel(self, guest_pair, before):
+        source = guest_pair.source
+        await asyncio.sleep(self.STUCK_S)
+        self.assertEqual(before, source.migration_statuses[-1])
+        await source.command('migrate_cancel')
+        async with asyncio.timeout(self.WITHIN_S):
+            await source.until(
+                lambda: 'cancelled' in source.migration_statuses,
+                'the end of the migration')
+        await guest_pair.destination.stop()
+        await guest_pair.guest_verified_all()
+
+    async def test_while_the_guest_runs(self):
+        guest_pair = await self._begin(**{'max-bandwidth': 16 << 20})
+        await self._until(guest_pair, 'active')
+        guest_pair.destination.process.send_signal(signal.SIGSTOP)
+        await guest_pair.source.command(
+            'migrate-set-parameters', **{'max-bandwidth': 1 << 30})
+        await self._cancel(guest_pair, 'active')
+
+    async def test_while_it_stands_still(self):
+        guest_pair = await self._begin(**{'downtime-limit': 60000})
+        await self._until(guest_pair, 'pre-switchover')
+        guest_pair.destination.process.send_signal(signal.SIGSTOP)
+        await guest_pair.source.command('migrate-continue',
+                                        state='pre-switchover')
+        await self._until(guest_pair, 'device')
+        await self._cancel(guest_pair, 'device')
 
 
 class TestAllFeatures(Base):

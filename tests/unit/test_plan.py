@@ -61,6 +61,20 @@ class TestMake(base.BaseTestCase):
         self.assertEqual(is_set, flag in made.set_flags)
         self.assertEqual(not is_set, flag in made.clear_flags)
 
+    @ddt.data((True, model.OnMiss.ABORT, 2), (True, model.OnMiss.PROCEED, 2),
+              (True, model.OnMiss.POST_COPY, 1),
+              (False, model.OnMiss.ABORT, 1))
+    @ddt.unpack
+    def test_connections_that_nobody_named(self, patched, on_miss, expected):
+        sla = values.sla(parallel_connections=None, on_miss=on_miss)
+        source = values.patched_host() if patched else values.host()
+        self.assertEqual(expected, plan.parallel_connections(sla, source))
+        self.assertEqual(expected, make(sla, source=source)
+                         .parallel_connections)
+        self.assertEqual([], plan.refusals(
+            sla, values.host(qemu_version=(10, 0, 13)),
+            values.transport(post_copy_permitted=True)))
+
     def test_what_the_operator_configured_stays(self):
         """TLS and block migration, for example, are Nova's to decide."""
         made = make()
