@@ -313,8 +313,7 @@ def parallel_connections(sla: model.Sla, source: model.HostCaps) -> int:
     loads memory is slower than a fast network, but one
 
     * from another QEMU than the patched one, whose cancellation does not reach
-      them: if the network fails in the switchover, the guest would stand still
-      until TCP gives up;
+      them: if the network fails, it would not be over until TCP gives up;
     * with post-copy, which excludes more than one before QEMU 10.1.
     """
     if sla.parallel_connections is not None:
