@@ -67,11 +67,11 @@ Number of connections that carry guest memory, for flavors without
 ``fastmig:parallel_connections``. It takes the place of
 ``[libvirt]live_migration_parallel_connections`` for tagged flavors.
 
-Without a number here the driver takes two if the source's QEMU is patched, and
-one for any other and for flavors with ``fastmig:on_miss=post-copy``. More than
-one shortens the total where a thread that loads memory is slower than the
-network. Each costs a thread on both hosts, and up to a CPU core where the
-stream is encrypted.
+Without a number here the driver takes two with the patched QEMU's feature
+``x-drained-switchover``, and one without it and for flavors with
+``fastmig:on_miss=post-copy``. More than one shortens the total where a thread
+that loads memory is slower than the network. Each costs a thread on both
+hosts, and up to a CPU core where the stream is encrypted.
 """),
     cfg.StrOpt(
         'default_qemu', default=str(model.QemuChoice.ANY),

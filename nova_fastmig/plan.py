@@ -25,7 +25,7 @@ from nova_fastmig import model
 # (migrate_caps_check() in migration/options.c).
 MULTIFD_WITH_POST_COPY = (10, 1, 0)
 # Measured: see the results in doc/.
-PATCHED_CONNECTIONS = 2
+DRAINED_CONNECTIONS = 2
 # avail-switchover-bandwidth: QEMU 8.2, and libvirt 11.1 passes it on.
 SWITCHOVER_BANDWIDTH_QEMU = (8, 2, 0)
 SWITCHOVER_BANDWIDTH_LIBVIRT = (11, 1, 0)
@@ -306,20 +306,23 @@ def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
                SWITCHOVER_FACTOR * max_downtime_ms)
 
 
-def parallel_connections(sla: model.Sla, source: model.HostCaps) -> int:
+def parallel_connections(sla: model.Sla, features: model.FeaturePlan) -> int:
     """How many connections carry the memory.
 
-    What the flavor or the operator says. Otherwise two, as one thread that
-    loads memory is slower than a fast network, but one
+    What the flavor or the operator says. Otherwise two with the patched QEMU's
+    drained switchover, as one thread that loads memory is slower than a fast
+    network. One
 
-    * from another QEMU than the patched one, whose cancellation does not reach
-      them: if the network fails, it would not be over until TCP gives up;
+    * without it: if the network fails in the switchover, QEMU waits for what
+      is still in the connections' buffers until TCP gives up, while the guest
+      stands still and QEMU executes no command;
     * with post-copy, which excludes more than one before QEMU 10.1.
     """
     if sla.parallel_connections is not None:
         return sla.parallel_connections
-    if source.patched_qemu and sla.on_miss is not model.OnMiss.POST_COPY:
-        return PATCHED_CONNECTIONS
+    if (sla.on_miss is not model.OnMiss.POST_COPY and
+            model.QemuFeature.DRAINED_SWITCHOVER in features.source):
+        return DRAINED_CONNECTIONS
     return 1
 
 
@@ -380,7 +383,8 @@ def make(sla: model.Sla, source: model.HostCaps,
     # guests persistent itself.
     if destination is not None:
         clear_flags.add('PERSIST_DEST')
-    connections = parallel_connections(sla, source)
+    features = choose_features(source, destination, wanted_features)
+    connections = parallel_connections(sla, features)
     (set_flags if connections > 1 else clear_flags).add('PARALLEL')
     # Where it is wanted Nova has set it, or the plan was refused above.
     if sla.on_miss is not model.OnMiss.POST_COPY:
@@ -390,7 +394,7 @@ def make(sla: model.Sla, source: model.HostCaps,
         source=source,
         destination=destination,
         destination_emulator=_destination_emulator(source, destination),
-        qemu_features=choose_features(source, destination, wanted_features),
+        qemu_features=features,
         downtime_limit_ms=downtime_limit_ms(sla.max_downtime_ms, expected),
         total_limit_ms=sla.max_total_ms,
         switchover_limit_ms=switchover_limit_ms(

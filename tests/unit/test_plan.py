@@ -65,12 +65,18 @@ class TestMake(base.BaseTestCase):
               (True, model.OnMiss.POST_COPY, 1),
               (False, model.OnMiss.ABORT, 1))
     @ddt.unpack
-    def test_connections_that_nobody_named(self, patched, on_miss, expected):
-        sla = values.sla(parallel_connections=None, on_miss=on_miss)
-        source = values.patched_host() if patched else values.host()
-        self.assertEqual(expected, plan.parallel_connections(sla, source))
-        made = make(sla, values.transport(post_copy_permitted=True), source)
+    def test_connections_that_nobody_named(self, drained, on_miss, expected):
+        made = make(
+            values.sla(parallel_connections=None, on_miss=on_miss),
+            values.transport(post_copy_permitted=True),
+            values.patched_host(), wanted=frozenset(model.QemuFeature) - (
+                set() if drained else {
+                    model.QemuFeature.DRAINED_SWITCHOVER}))
         self.assertEqual(expected, made.parallel_connections)
+
+    def test_one_connection_from_a_qemu_without_patches(self):
+        self.assertEqual(1, make(values.sla(parallel_connections=None))
+                         .parallel_connections)
 
     def test_what_the_operator_configured_stays(self):
         """TLS and block migration, for example, are Nova's to decide."""
