@@ -61,17 +61,14 @@ What to do when the total time runs out before the switchover, for flavors
 without ``fastmig:on_miss``.
 """),
     cfg.IntOpt(
-        'default_parallel_connections', min=1,
+        'default_parallel_connections', default=1, min=1,
         help="""
 Number of connections that carry guest memory, for flavors without
 ``fastmig:parallel_connections``. It takes the place of
 ``[libvirt]live_migration_parallel_connections`` for tagged flavors.
 
-Without a number here the driver takes two with the patched QEMU's feature
-``x-drained-switchover``, and one without it and for flavors with
-``fastmig:on_miss=post-copy``. More than one shortens the total where a thread
-that loads memory is slower than the network. Each costs a thread on both
-hosts, and up to a CPU core where the stream is encrypted.
+More than one helps where a single stream cannot fill the network. Each costs
+a thread on both hosts; with few free cores it makes the downtime worse.
 """),
     cfg.StrOpt(
         'default_qemu', default=str(model.QemuChoice.ANY),
@@ -222,7 +219,7 @@ def _bounds(group: cfg.ConfigOpts.GroupAttr, name: str,
         raise exception.InvalidSetting(
             f'highest_{name}', highest, f'at least lowest_{name} = {lowest}')
     default = group[f'default_{name}']
-    if default is not None and default not in allowed:
+    if default not in allowed:
         raise exception.InvalidSetting(f'default_{name}', default,
                                        str(allowed))
     return allowed
@@ -240,9 +237,7 @@ def sla_settings(conf: cfg.ConfigOpts) -> model.SlaSettings:
             max_downtime_ms=group.default_max_downtime_ms,
             max_total_ms=group.default_max_total_ms,
             on_miss=model.OnMiss(group.default_on_miss),
-            parallel_connections=(
-                1 if group.highest_parallel_connections == 1 else
-                group.default_parallel_connections),
+            parallel_connections=group.default_parallel_connections,
             qemu=model.QemuChoice(group.default_qemu)),
         max_downtime_ms=_bounds(
             group, 'max_downtime_ms', group.lowest_max_downtime_ms,

@@ -91,15 +91,14 @@ class Sla:
     :ivar max_downtime_ms: the guest may stand still for at most this long
     :ivar max_total_ms: from libvirt's start of the migration to its end
     :ivar on_miss: when ``max_total_ms`` runs out before the switchover
-    :ivar parallel_connections: multifd channels; 1 is a single stream, None
-        what suits the hosts
+    :ivar parallel_connections: multifd channels; 1 is a single stream
     :ivar qemu: whether the project's patched QEMU is required
     """
 
     max_downtime_ms: int
     max_total_ms: int
     on_miss: OnMiss
-    parallel_connections: int | None
+    parallel_connections: int
     qemu: QemuChoice
 
 

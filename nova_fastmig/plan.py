@@ -24,8 +24,6 @@ from nova_fastmig import model
 # multifd and post-copy exclude each other before this release of QEMU
 # (migrate_caps_check() in migration/options.c).
 MULTIFD_WITH_POST_COPY = (10, 1, 0)
-# Measured: see the results in doc/.
-DRAINED_CONNECTIONS = 2
 # avail-switchover-bandwidth: QEMU 8.2, and libvirt 11.1 passes it on.
 SWITCHOVER_BANDWIDTH_QEMU = (8, 2, 0)
 SWITCHOVER_BANDWIDTH_LIBVIRT = (11, 1, 0)
@@ -110,7 +108,7 @@ def refusals(sla: model.Sla, host: model.HostCaps,
                 f'the flavor asks for fastmig:on_miss = post-copy, but '
                 f'[libvirt]live_migration_permit_post_copy is off on host '
                 f'{host.host}')
-        if ((sla.parallel_connections or 1) > 1 and
+        if (sla.parallel_connections > 1 and
                 host.qemu_version < MULTIFD_WITH_POST_COPY):
             reasons.append(
                 f'the flavor asks for fastmig:on_miss = post-copy with '
@@ -306,26 +304,6 @@ def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
                SWITCHOVER_FACTOR * max_downtime_ms)
 
 
-def parallel_connections(sla: model.Sla, features: model.FeaturePlan) -> int:
-    """How many connections carry the memory.
-
-    What the flavor or the operator says. Otherwise two with the patched QEMU's
-    drained switchover, as one thread that loads memory is slower than a fast
-    network. One
-
-    * without it: if the network fails in the switchover, QEMU waits for what
-      is still in the connections' buffers until TCP gives up, while the guest
-      stands still and QEMU executes no command;
-    * with post-copy, which excludes more than one before QEMU 10.1.
-    """
-    if sla.parallel_connections is not None:
-        return sla.parallel_connections
-    if (sla.on_miss is not model.OnMiss.POST_COPY and
-            model.QemuFeature.DRAINED_SWITCHOVER in features.source):
-        return DRAINED_CONNECTIONS
-    return 1
-
-
 def make(sla: model.Sla, source: model.HostCaps,
          destination: model.HostCaps | None,
          transport: model.TransportSettings,
@@ -383,9 +361,8 @@ def make(sla: model.Sla, source: model.HostCaps,
     # guests persistent itself.
     if destination is not None:
         clear_flags.add('PERSIST_DEST')
-    features = choose_features(source, destination, wanted_features)
-    connections = parallel_connections(sla, features)
-    (set_flags if connections > 1 else clear_flags).add('PARALLEL')
+    (set_flags if sla.parallel_connections > 1 else clear_flags).add(
+        'PARALLEL')
     # Where it is wanted Nova has set it, or the plan was refused above.
     if sla.on_miss is not model.OnMiss.POST_COPY:
         clear_flags.add('POSTCOPY')
@@ -394,12 +371,12 @@ def make(sla: model.Sla, source: model.HostCaps,
         source=source,
         destination=destination,
         destination_emulator=_destination_emulator(source, destination),
-        qemu_features=features,
+        qemu_features=choose_features(source, destination, wanted_features),
         downtime_limit_ms=downtime_limit_ms(sla.max_downtime_ms, expected),
         total_limit_ms=sla.max_total_ms,
         switchover_limit_ms=switchover_limit_ms(
             sla.max_downtime_ms, switchover_timeout_ms),
-        parallel_connections=connections,
+        parallel_connections=sla.parallel_connections,
         set_flags=frozenset(set_flags),
         clear_flags=frozenset(clear_flags),
         expected=expected,

@@ -90,11 +90,11 @@ CONTENDERS: dict[str, Contender] = {
     'nova-post-copy': _nova(Option.POST_COPY),
     'nova-auto-converge': _nova(Option.AUTO_CONVERGE),
     'nova-parallel': _nova(Option.PARALLEL),
-    # this project, with as many connections as it chooses
+    # this project
     'fastmig': _fastmig(Qemu.DISTRIBUTION),
-    'fastmig-patched': _fastmig(Qemu.PATCHED, Option.PARALLEL,
-                                features=('all',)),
-    'fastmig-patched-single': _fastmig(Qemu.PATCHED, features=('all',)),
+    'fastmig-patched': _fastmig(Qemu.PATCHED, features=('all',)),
+    'fastmig-patched-parallel': _fastmig(Qemu.PATCHED, Option.PARALLEL,
+                                         features=('all',)),
     # virsh migrate, with what shortens it
     'virsh': _libvirt(),
     'virsh-post-copy': _libvirt(Option.POST_COPY),

@@ -32,9 +32,12 @@ LIBVIRT_OPTIONS = {
 }
 
 
-# where the project's driver is, the flavor has the say
-OPTIONS = {scenario.Driver.STOCK: set(LIBVIRT_OPTIONS),
-           scenario.Driver.FASTMIG: {scenario.Option.PARALLEL}}
+# of the flavor, which has the say where the project's driver is
+EXTRA_SPECS = {
+    scenario.Option.PARALLEL: 'fastmig:parallel_connections=2',
+}
+OPTIONS = {scenario.Driver.STOCK: LIBVIRT_OPTIONS,
+           scenario.Driver.FASTMIG: EXTRA_SPECS}
 
 
 def libvirt_options(contender: scenario.Contender) -> list[str]:
@@ -59,8 +62,7 @@ def flavor_arguments(contender: scenario.Contender,
     if guest.hugepages:
         extra_specs.append(f'hw:mem_page_size={guest.page_kib}')
     if contender.driver == scenario.Driver.FASTMIG:
-        connections = 1 + (scenario.Option.PARALLEL in contender.options)
-        extra_specs.append(f'fastmig:parallel_connections={connections}')
+        extra_specs += [EXTRA_SPECS[option] for option in contender.options]
     for each in extra_specs:
         arguments += ['--extra-spec', each]
     return arguments
@@ -135,7 +137,7 @@ class NovaRig:
         if unfit:
             return unfit
         driver = turn.contender.driver
-        unknown = set(turn.contender.options) - OPTIONS[driver]
+        unknown = set(turn.contender.options) - OPTIONS[driver].keys()
         if unknown:
             return (f'Nova with the {driver} driver has no option for '
                     f'{", ".join(sorted(unknown))}')

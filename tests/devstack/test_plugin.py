@@ -183,6 +183,7 @@ class TestStack(TestCase):
             'fastmig:max_downtime_ms=10',
             'fastmig:max_total_ms=2000',
             'fastmig:on_miss=abort',
+            'fastmig:parallel_connections=1',
             'fastmig:qemu=patched',
             'hw_rng:allowed=True'], self.flavor())
 

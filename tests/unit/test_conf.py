@@ -43,13 +43,7 @@ class TestSlaSettings(base.BaseTestCase):
         return made
 
     def test_defaults(self):
-        self.assertEqual(
-            values.settings(default=values.sla(parallel_connections=None)),
-            conf.sla_settings(self.read()))
-
-    def test_one_connection_if_no_more_are_allowed(self):
-        self.assertEqual(1, conf.sla_settings(self.read(
-            highest_parallel_connections=1)).default.parallel_connections)
+        self.assertEqual(values.settings(), conf.sla_settings(self.read()))
 
     def test_every_option_arrives(self):
         self.assertEqual(

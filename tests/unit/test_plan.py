@@ -61,23 +61,6 @@ class TestMake(base.BaseTestCase):
         self.assertEqual(is_set, flag in made.set_flags)
         self.assertEqual(not is_set, flag in made.clear_flags)
 
-    @ddt.data((True, model.OnMiss.ABORT, 2), (True, model.OnMiss.PROCEED, 2),
-              (True, model.OnMiss.POST_COPY, 1),
-              (False, model.OnMiss.ABORT, 1))
-    @ddt.unpack
-    def test_connections_that_nobody_named(self, drained, on_miss, expected):
-        made = make(
-            values.sla(parallel_connections=None, on_miss=on_miss),
-            values.transport(post_copy_permitted=True),
-            values.patched_host(), wanted=frozenset(model.QemuFeature) - (
-                set() if drained else {
-                    model.QemuFeature.DRAINED_SWITCHOVER}))
-        self.assertEqual(expected, made.parallel_connections)
-
-    def test_one_connection_from_a_qemu_without_patches(self):
-        self.assertEqual(1, make(values.sla(parallel_connections=None))
-                         .parallel_connections)
-
     def test_what_the_operator_configured_stays(self):
         """TLS and block migration, for example, are Nova's to decide."""
         made = make()

@@ -54,7 +54,7 @@ class TestNova(base.BaseTestCase):
                             'live_migration_downtime_steps=3',
                             'live_migration_downtime_delay=3']),
         ('fastmig-patched', []),
-        ('fastmig-patched-single', []))
+        ('fastmig-patched-parallel', []))
     @ddt.unpack
     def test_options(self, name, options):
         self.assertEqual(options,
@@ -68,15 +68,14 @@ class TestNova(base.BaseTestCase):
     def test_flavor(self):
         plain = ['--ram-mib', '256', '--vcpus', '1', '--data-plane', 'kernel']
         pages = ['--extra-spec', 'hw:mem_page_size=2048']
-        single = ['--extra-spec', 'fastmig:parallel_connections=1']
         parallel = ['--extra-spec', 'fastmig:parallel_connections=2']
         for name, guest, expected in (
                 ('nova', catalog.SMALL, plain),
                 # an option of nova.conf for Nova's own driver
                 ('nova-parallel', catalog.SMALL, plain),
-                ('fastmig-patched-single', catalog.SMALL, plain + single),
-                ('fastmig-patched', catalog.SMALL, plain + parallel),
-                ('fastmig-patched', catalog.HUGEPAGES,
+                ('fastmig-patched', catalog.HUGEPAGES, plain + pages),
+                ('fastmig-patched-parallel', catalog.SMALL, plain + parallel),
+                ('fastmig-patched-parallel', catalog.HUGEPAGES,
                  plain + pages + parallel)):
             self.assertEqual(
                 expected, nova_rig.flavor_arguments(CONTENDERS[name], guest))

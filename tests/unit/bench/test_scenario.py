@@ -103,7 +103,7 @@ class TestNames(base.BaseTestCase):
         workload = catalog.WORKLOADS['l2fwd']
         for each, changes in (
                 (contender, dict(features=('x-tcp-nodelay',),
-                                 options=(Option.XBZRLE,),
+                                 options=(Option.PARALLEL,),
                                  downtime_limit_ms=9)),
                 (workload, dict(kind='dirty', packets_per_s=1,
                                 rewrite_mib_per_s=1, disk_mib_per_s=1)),
