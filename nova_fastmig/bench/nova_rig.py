@@ -30,8 +30,6 @@ LIBVIRT_OPTIONS = {
     scenario.Option.AUTO_CONVERGE: 'live_migration_permit_auto_converge=true',
     scenario.Option.PARALLEL: 'live_migration_parallel_connections=2',
 }
-
-
 # of the flavor, which has the say where the project's driver is
 EXTRA_SPECS = {
     scenario.Option.PARALLEL: 'fastmig:parallel_connections=2',

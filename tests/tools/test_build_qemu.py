@@ -13,6 +13,7 @@
 """tools/build-qemu with a source tree that builds in a second."""
 
 import contextlib
+import email
 import hashlib
 import json
 import os
@@ -888,6 +889,14 @@ class TestSeries(base.BaseTestCase):
             self.assertEqual(
                 sorted(path.name for path in series.glob('*.patch')),
                 self.lines(series / 'series'), series)
+
+    def test_the_author_has_signed_off(self):
+        for series in SERIES:
+            for path in series.glob('*.patch'):
+                patch = email.message_from_string(path.read_text())
+                signed = re.findall(r'^Signed-off-by: (.*)$',
+                                    patch.get_payload(), re.MULTILINE)
+                self.assertIn(patch['From'], signed, path)
 
     def test_capabilities_are_what_the_patches_add(self):
         added = re.compile(r"^\+.*'name': '(x-[a-z0-9-]+)'", re.MULTILINE)
