@@ -149,6 +149,18 @@ def _params(plan: model.Plan) -> dict:
     return params
 
 
+# A migration parameter of the patched QEMU, in milliseconds. The error of one
+# that has run out names it, too.
+_SWITCHOVER_TIMEOUT = 'x-switchover-timeout'
+_LONGEST_SWITCHOVER_TIMEOUT_MS = 2_000_000
+
+
+def is_switchover_timeout(error: Exception) -> bool:
+    """Whether QEMU has ended a switchover that took too long."""
+    return (isinstance(error, libvirt.libvirtError) and
+            _SWITCHOVER_TIMEOUT in str(error))
+
+
 def is_no_domain(error: Exception) -> bool:
     """Whether libvirt says that it does not know the guest."""
     return (isinstance(error, libvirt.libvirtError) and
@@ -171,8 +183,8 @@ class FastGuest(nova_guest.Guest):
         """Migrate with the plan's flags and limits; blocks until the end.
 
         The downtime limit is set before the start, so that QEMU never runs
-        with its default of 300 ms. It belongs to the QEMU process, so the
-        one that was in force comes back if the guest stays.
+        with its default of 300 ms. The limits belong to the QEMU process, so
+        those that were in force come back if the guest stays.
 
         :raises: libvirt.libvirtError
         """
@@ -184,6 +196,7 @@ class FastGuest(nova_guest.Guest):
                 self._plan.qemu_features.destination)
         if self._plan.source.patched_qemu:
             self._set_features(self._plan.qemu_features.source)
+            self._limit_switchover(self._plan.switchover_limit_ms)
         previous_ms = self._domain.migrateGetMaxDowntime()
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
         # Nova 33 and newer: from Nova's own option.
@@ -198,7 +211,7 @@ class FastGuest(nova_guest.Guest):
             super().migrate(destination, *args, flags=flags,
                             destination_xml=destination_xml, **kwargs)
         except libvirt.libvirtError:
-            self._restore_downtime(previous_ms)
+            self._restore_limits(previous_ms)
             raise
 
     def _qmp(self, command: str, **arguments):
@@ -217,11 +230,24 @@ class FastGuest(nova_guest.Guest):
             {'capability': feature, 'state': feature in features}
             for feature in sorted(self._plan.source.qemu_features)])
 
-    def _restore_downtime(self, limit_ms: int) -> None:
+    def _limit_switchover(self, limit_ms: int) -> None:
+        """Have QEMU end a switchover that hangs; 0 for never.
+
+        While it sends the last pages it executes no command, so that nobody
+        else can. One from an earlier series does not know the parameter.
+        """
+        if _SWITCHOVER_TIMEOUT in self._qmp('query-migrate-parameters'):
+            self._qmp('migrate-set-parameters', **{
+                _SWITCHOVER_TIMEOUT: min(limit_ms,
+                                         _LONGEST_SWITCHOVER_TIMEOUT_MS)})
+
+    def _restore_limits(self, downtime_ms: int) -> None:
         try:
-            self.migrate_configure_max_downtime(limit_ms)
-        except libvirt.libvirtError as error:
-            LOG.debug('The downtime limit of %s stays as it is: %s',
+            self.migrate_configure_max_downtime(downtime_ms)
+            if self._plan.source.patched_qemu:
+                self._limit_switchover(0)
+        except (libvirt.libvirtError, ValueError, KeyError) as error:
+            LOG.debug('The limits of %s stay as they are: %s',
                       self._plan.sla, error)
 
     def job_stats(self) -> dict:

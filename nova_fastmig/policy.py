@@ -202,6 +202,16 @@ def _out_of_time(plan: model.Plan, elapsed_ms: float, why: str,
         f'{why.removesuffix(_BEFORE)}; the flavor says to proceed')
 
 
+def hanging(plan: model.Plan, paused_ms: str) -> str:
+    """Why a switchover is not waited for any longer.
+
+    :param paused_ms: for how long the guest has stood still
+    """
+    return (f'the guest has stood still for {paused_ms} ms and the '
+            f'switchover has not finished; {plan.switchover_limit_ms} ms are '
+            f'allowed ([fastmig]switchover_timeout_ms)')
+
+
 def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
            post_copy_started: bool,
            post_copy_possible: bool,
@@ -235,9 +245,7 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
             paused_ms > plan.switchover_limit_ms):
         return model.Decision(
             model.Action.ABORT,
-            f'the guest has stood still for {paused_ms:.0f} ms and the '
-            f'switchover has not finished; {plan.switchover_limit_ms} ms are '
-            f'allowed ([fastmig]switchover_timeout_ms)')
+            hanging(plan, f'{paused_ms:.0f}'))
     if post_copy_started or paused:
         what = 'post-copy' if post_copy_started else 'the switchover'
         return model.Decision(

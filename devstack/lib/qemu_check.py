@@ -105,7 +105,8 @@ def check_files(report: Report, target: pathlib.Path, manifest: dict) -> None:
 
 
 def check_features(report: Report, manifest: dict, answers: list) -> None:
-    version, capabilities, accelerators, devices, schema, options = answers
+    (version, capabilities, parameters, accelerators, devices, schema,
+     options) = answers
     wanted = manifest['package_version']
     report.line(wanted in version['package'], f'version says "{wanted}"',
                 f'it says "{version["package"].strip()}"')
@@ -114,6 +115,9 @@ def check_features(report: Report, manifest: dict, answers: list) -> None:
     for name in manifest['capabilities']:
         report.line(states.get(name) is False, f'capability {name}',
                     'on by default' if name in states else 'missing')
+    for name in manifest['parameters']:
+        report.line(parameters.get(name) == 0, f'parameter {name}',
+                    'on by default' if name in parameters else 'missing')
     for what, name in OPTIMIZATIONS.items():
         report.line(states.get(name) is False,
                     f'{what}, which {name} switches off',
@@ -146,6 +150,7 @@ def check_program(report: Report, binary: pathlib.Path,
         check_features(report, manifest, ask(binary, ['-machine', 'none'], [
             'query-version',
             'query-migrate-capabilities',
+            'query-migrate-parameters',
             ('qom-list-types', {'implements': 'accel', 'abstract': False}),
             ('qom-list-types', {'implements': 'device', 'abstract': False}),
             'query-qmp-schema',

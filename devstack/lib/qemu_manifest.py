@@ -58,7 +58,7 @@ def main() -> None:
                  'series', 'revision', 'pkgversion', 'compiler', 'linker'):
         parser.add_argument(f'--{name}', required=True)
     for name in ('root', 'source-tree', 'source-sums', 'capabilities',
-                 'config'):
+                 'parameters', 'config'):
         parser.add_argument(f'--{name}', required=True, type=pathlib.Path)
     parser.add_argument('--patch', action='append', default=[],
                         type=pathlib.Path)
@@ -85,6 +85,7 @@ def main() -> None:
         'patches': [{'name': patch.name, 'subject': subject(patch),
                      'sha256': sha256(patch)} for patch in arguments.patch],
         'capabilities': lines(arguments.capabilities),
+        'parameters': lines(arguments.parameters),
         'configure': arguments.options,
         'config': {name: f'#define {name}\n' in config or
                    f'#define {name} 1\n' in config for name in CONFIG},

@@ -213,6 +213,56 @@ class TestCancel(Base):
         await guest_pair.guest_verified_all()
 
 
+class TestSwitchoverTimeout(Base):
+    """The destination reads nothing while the guest stands still."""
+
+    TIMEOUT_MS = 1500
+    # The guest is stopped at once, with far more left than sockets take.
+    LIMITS = {'x-switchover-timeout': TIMEOUT_MS, 'downtime-limit': 1000000,
+              'max-bandwidth': 16 << 20}
+    SLACK_MS = 1500
+
+    async def _stuck(self, channels):
+        side = variants.patched(frozenset(), **self.LIMITS)
+        guest_pair = await self.guest(side, guest=DIRTYING)
+        source = guest_pair.source
+        await guest_pair.start_destination(side)
+        # its buffers are small
+        uri = await guest_pair.prepare('unix', channels, LIBVIRT)
+        await source.command('migrate', uri=uri)
+        async with asyncio.timeout(30):
+            await source.until(
+                lambda: 'pre-switchover' in source.migration_statuses,
+                'the stop of the guest')
+        guest_pair.destination.process.send_signal(signal.SIGSTOP)
+        since = len(source.events)
+        await source.command('migrate-continue', state='pre-switchover')
+        async with asyncio.timeout(30):
+            await source.wait_event('RESUME', since)
+        paused_ms = 1000 * (source.event_s('RESUME', since) -
+                            source.event_s('STOP'))
+        self.assertGreaterEqual(paused_ms, self.TIMEOUT_MS)
+        self.assertLess(paused_ms, self.TIMEOUT_MS + self.SLACK_MS)
+        info = await source.command('query-migrate')
+        self.assertEqual('failed', info['status'])
+        self.assertIn(f'x-switchover-timeout ({self.TIMEOUT_MS} ms)',
+                      info['error-desc'])
+        await guest_pair.destination.stop()
+        await guest_pair.guest_verified_all()
+
+        # and nothing of it is left for the next one
+        await source.command('migrate-set-parameters',
+                             **{'max-bandwidth': 1 << 30})
+        guest_pair.source_side = patched()
+        await self.hop(guest_pair, patched())
+
+    async def test_one_channel(self):
+        await self._stuck(0)
+
+    async def test_many_channels(self):
+        await self._stuck(2)
+
+
 class TestAllFeatures(Base):
     """Everything on, both sides patched, back and forth."""
 

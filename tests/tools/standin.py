@@ -80,6 +80,8 @@ ANSWERS = {
     'query-migrate-capabilities': [
         {'capability': name.rstrip('!'), 'state': name.endswith('!')}
         for name in NAMES],
+    'query-migrate-parameters': {
+        name.rstrip('!'): int(name.endswith('!')) for name in NAMES},
     'query-qmp-schema': [{'meta-type': 'enum', 'values': values}
                          for values in ENUMS] + [
         {'meta-type': 'command', 'name': 'query-vnc'}],
@@ -153,4 +155,5 @@ def make_series(place: pathlib.Path, added: list[str]) -> pathlib.Path:
     (place / 'capabilities').write_text(
         '# what they add\n' + ''.join(
             name.rstrip('!') + '\n' for name in added))
+    (place / 'parameters').write_text(f'{CAPABILITIES[0]}\n')
     return place

@@ -38,6 +38,11 @@ SERIES = [path.parent for path in sorted(
 ADDED = ['x-one', *standin.SWITCHES]
 
 
+def lines(path: pathlib.Path) -> list[str]:
+    return [line for line in path.read_text().splitlines()
+            if line and not line.startswith('#')]
+
+
 def digest(place: pathlib.Path) -> dict[str, str]:
     """Names, modes and contents of all that is in a directory."""
     return {str(path.relative_to(place)): f'{path.lstat().st_mode:o} ' + (
@@ -165,6 +170,7 @@ class TestInstall(TestCase):
              for number, name in ((1, 'first'), (2, 'second'))],
             manifest['patches'])
         self.assertEqual(ADDED, manifest['capabilities'])
+        self.assertEqual([standin.CAPABILITIES[0]], manifest['parameters'])
         self.assertIn('--target-list=x86_64-softmmu', manifest['configure'])
         self.assertIn('--enable-rbd', manifest['configure'])
         # From the series' own options.
@@ -212,8 +218,9 @@ class TestInstall(TestCase):
     def test_tree_with_the_patches_in_it(self):
         with (self.tree / 'qapi' / 'migration.json').open('a') as file:
             # The tree must have what the project's own series adds
-            file.write((ROOT / 'devstack' / 'patches' / '10.0' /
-                        'capabilities').read_text().split('asks for.')[1])
+            for name in ('capabilities', 'parameters'):
+                file.writelines(line + '\n' for line in lines(
+                    ROOT / 'devstack' / 'patches' / '10.0' / name))
         self.run_command('install', '--no-patches')
         manifest = json.loads(self.run_command('manifest')[0])
         self.assertEqual([], manifest['patches'])
@@ -504,6 +511,17 @@ class TestCheck(TestCase):
             file.write('x-forgotten\n')
         self.run_command('install', status=1)
         self.assertEqual(['capability x-forgotten: missing'], self.problems())
+
+    def test_parameter_missing(self):
+        with (self.patches / 'parameters').open('a') as file:
+            file.write('x-forgotten-ms\n')
+        self.run_command('install', status=1)
+        self.assertEqual(['parameter x-forgotten-ms: missing'],
+                         self.problems())
+
+    def test_no_list_of_parameters(self):
+        (self.patches / 'parameters').unlink()
+        self.assertIn('parameters is missing', self.fails('install'))
 
     def test_capability_on_by_default(self):
         shutil.rmtree(self.patches)
@@ -879,16 +897,12 @@ class TestDeb(SignedTestCase):
 class TestSeries(base.BaseTestCase):
     """The patches themselves."""
 
-    def lines(self, path):
-        return [line for line in path.read_text().splitlines()
-                if line and not line.startswith('#')]
-
     def test_series_lists_what_is_there(self):
         self.assertGreater(len(SERIES), 0)
         for series in SERIES:
             self.assertEqual(
                 sorted(path.name for path in series.glob('*.patch')),
-                self.lines(series / 'series'), series)
+                lines(series / 'series'), series)
 
     def test_the_author_has_signed_off(self):
         for series in SERIES:
@@ -898,7 +912,7 @@ class TestSeries(base.BaseTestCase):
                                     patch.get_payload(), re.MULTILINE)
                 self.assertIn(patch['From'], signed, path)
 
-    def test_capabilities_are_what_the_patches_add(self):
+    def test_the_lists_say_what_the_patches_add(self):
         added = re.compile(r"^\+.*'name': '(x-[a-z0-9-]+)'", re.MULTILINE)
         for series in SERIES:
             names = set()
@@ -907,5 +921,7 @@ class TestSeries(base.BaseTestCase):
                     if part.startswith('a/qapi/migration.json '):
                         names.update(added.findall(part))
             self.assertEqual(
-                sorted(names), sorted(self.lines(series / 'capabilities')),
+                sorted(names),
+                sorted(lines(series / 'capabilities') +
+                       lines(series / 'parameters')),
                 series)

@@ -209,16 +209,29 @@ class TestMigrate(base.BaseTestCase):
         self.assertIn('migration.x-early-resume=on',
                       params['destination_xml'])
 
-    def monitor(self) -> mock.Mock:
+    def monitor(self, **parameters) -> mock.Mock:
+        """A patched QEMU's, which has these migration parameters."""
+        def answer(domain, command, flags):
+            asked = json.loads(command)['execute']
+            return json.dumps({'return': parameters if (
+                asked == 'query-migrate-parameters') else {}})
+
         return self.useFixture(fixtures.MockPatchObject(
             guest.libvirt_qemu, 'qemuMonitorCommand',
-            return_value='{"return": {}}')).mock
+            side_effect=answer)).mock
+
+    @staticmethod
+    def told(monitor: mock.Mock, command: str) -> list[dict]:
+        commands = [json.loads(call.args[1])
+                    for call in monitor.call_args_list]
+        return [each['arguments'] for each in commands
+                if each['execute'] == command]
 
     def test_the_sources_features_are_switched_before_the_start(self):
         """All that it has: an earlier migration may have left some on."""
         monitor = self.monitor()
         self.domain.migrateToURI3.side_effect = (
-            lambda *args, **kwargs: monitor.assert_called_once())
+            lambda *args, **kwargs: monitor.assert_called())
         self.migrate(values.plan(
             source=values.patched_host(qemu_features=frozenset({
                 model.QemuFeature.DRAINED_SWITCHOVER,
@@ -227,11 +240,35 @@ class TestMigrate(base.BaseTestCase):
                 {model.QemuFeature.DRAINED_SWITCHOVER}))))
         self.domain.migrateToURI3.assert_called_once()
         self.assertEqual(
-            {'execute': 'migrate-set-capabilities', 'arguments': {
-                'capabilities': [
-                    {'capability': 'x-drained-switchover', 'state': True},
-                    {'capability': 'x-early-resume', 'state': False}]}},
-            json.loads(monitor.call_args.args[1]))
+            [{'capabilities': [
+                {'capability': 'x-drained-switchover', 'state': True},
+                {'capability': 'x-early-resume', 'state': False}]}],
+            self.told(monitor, 'migrate-set-capabilities'))
+        # It does not know that limit.
+        self.assertEqual([], self.told(monitor, 'migrate-set-parameters'))
+
+    def test_qemu_limits_the_switchover_itself(self):
+        monitor = self.monitor(**{'x-switchover-timeout': 0})
+        self.migrate(values.plan(source=values.patched_host(),
+                                 switchover_limit_ms=3000))
+        limits = [{'x-switchover-timeout': 3000}]
+        self.assertEqual(limits,
+                         self.told(monitor, 'migrate-set-parameters'))
+
+        self.domain.migrateToURI3.side_effect = libvirt.libvirtError('gone')
+        self.assertRaises(
+            libvirt.libvirtError, self.migrate,
+            values.plan(source=values.patched_host(),
+                        switchover_limit_ms=3000))
+        self.assertEqual([*limits, *limits, {'x-switchover-timeout': 0}],
+                         self.told(monitor, 'migrate-set-parameters'))
+
+    def test_a_switchover_limit_that_qemu_would_refuse(self):
+        monitor = self.monitor(**{'x-switchover-timeout': 0})
+        self.migrate(values.plan(source=values.patched_host(),
+                                 switchover_limit_ms=86400000))
+        self.assertEqual([{'x-switchover-timeout': 2000000}],
+                         self.told(monitor, 'migrate-set-parameters'))
 
     def test_the_distributions_qemu_is_left_alone(self):
         monitor = self.monitor()

@@ -975,6 +975,19 @@ class TestFollow(SessionTestCase):
                          r'^the guest has stood still for \d+ ms and the '
                          'switchover has not finished; 20 ms are allowed')
 
+    def test_qemu_ends_one_that_hangs(self):
+        """Sooner than this can be told of it."""
+        made = self.make()
+        ended = error(libvirt.VIR_ERR_OPERATION_FAILED,
+                      "job 'migration out' failed: The switchover has taken "
+                      'longer than x-switchover-timeout (2000 ms)')
+        self.end_with(made, ended)
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.ABORTED, report.outcome)
+        self.assertRegex(report.reason,
+                         '^the guest has stood still for more than 2000 ms')
+        self.recover.assert_called_once_with('cancelled')
+
     def not_cancelled(self, made: session.Session) -> None:
         """Look at it for much longer than the limit."""
         self.conf.config(group='fastmig', poll_interval_ms=50)
