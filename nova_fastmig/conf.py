@@ -17,6 +17,7 @@ from oslo_config import types
 
 from nova_fastmig import exception
 from nova_fastmig import model
+from nova_fastmig import plan
 
 GROUP = cfg.OptGroup(
     'fastmig',
@@ -129,6 +130,7 @@ not on shared storage, so that they are copied with the memory.
 """),
     cfg.IntOpt(
         'switchover_timeout_ms', default=0, min=0,
+        max=plan.LONGEST_SWITCHOVER_LIMIT_MS,
         help="""
 For how long, in milliseconds, a guest may stand still in a switchover that
 does not finish. Then the migration is cancelled and the guest resumes at the

@@ -13,6 +13,7 @@
 """The domain: apply the Plan to it, ask it, make it persistent."""
 
 from collections.abc import Collection
+import functools
 import json
 import threading
 import time
@@ -152,7 +153,6 @@ def _params(plan: model.Plan) -> dict:
 # A migration parameter of the patched QEMU, in milliseconds. The error of one
 # that has run out names it, too.
 _SWITCHOVER_TIMEOUT = 'x-switchover-timeout'
-_LONGEST_SWITCHOVER_TIMEOUT_MS = 2_000_000
 
 
 def is_switchover_timeout(error: Exception) -> bool:
@@ -196,7 +196,6 @@ class FastGuest(nova_guest.Guest):
                 self._plan.qemu_features.destination)
         if self._plan.source.patched_qemu:
             self._set_features(self._plan.qemu_features.source)
-            self._limit_switchover(self._plan.switchover_limit_ms)
         previous_ms = self._domain.migrateGetMaxDowntime()
         self.migrate_configure_max_downtime(self._plan.downtime_limit_ms)
         # Nova 33 and newer: from Nova's own option.
@@ -207,6 +206,10 @@ class FastGuest(nova_guest.Guest):
                 kwargs.get('bandwidth'), self._plan.bandwidth_limit_mib_s)))
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
+        if self._plan.source.patched_qemu:
+            # Of a guest that is paused anyway it is no blackout.
+            self._limit_switchover(0 if self.is_paused() else
+                                   self._plan.switchover_limit_ms)
         try:
             super().migrate(destination, *args, flags=flags,
                             destination_xml=destination_xml, **kwargs)
@@ -237,18 +240,20 @@ class FastGuest(nova_guest.Guest):
         else can. One from an earlier series does not know the parameter.
         """
         if _SWITCHOVER_TIMEOUT in self._qmp('query-migrate-parameters'):
-            self._qmp('migrate-set-parameters', **{
-                _SWITCHOVER_TIMEOUT: min(limit_ms,
-                                         _LONGEST_SWITCHOVER_TIMEOUT_MS)})
+            self._qmp('migrate-set-parameters',
+                      **{_SWITCHOVER_TIMEOUT: limit_ms})
 
     def _restore_limits(self, downtime_ms: int) -> None:
-        try:
-            self.migrate_configure_max_downtime(downtime_ms)
-            if self._plan.source.patched_qemu:
-                self._limit_switchover(0)
-        except (libvirt.libvirtError, ValueError, KeyError) as error:
-            LOG.debug('The limits of %s stay as they are: %s',
-                      self._plan.sla, error)
+        steps = [functools.partial(self.migrate_configure_max_downtime,
+                                   downtime_ms)]
+        if self._plan.source.patched_qemu:
+            steps.append(functools.partial(self._limit_switchover, 0))
+        for step in steps:
+            try:
+                step()
+            except (libvirt.libvirtError, ValueError, KeyError) as error:
+                LOG.debug('A limit of %s stays as it is: %s',
+                          self._plan.sla, error)
 
     def job_stats(self) -> dict:
         """Statistics of the running job; empty if libvirt has none to give."""

@@ -41,6 +41,8 @@ _ALWAYS_CLEAR = frozenset({'AUTO_CONVERGE', 'COMPRESSED'})
 # that a busy host delays.
 SWITCHOVER_FACTOR = 20
 SHORTEST_SWITCHOVER_LIMIT_MS = 2000
+# More than this QEMU's x-switchover-timeout does not take.
+LONGEST_SWITCHOVER_LIMIT_MS = 2_000_000
 
 
 _MIB = 1 << 20
@@ -298,10 +300,9 @@ def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
 
     :param configured_ms: 0 leaves it to this function
     """
-    if configured_ms:
-        return max(configured_ms, max_downtime_ms)
-    return max(SHORTEST_SWITCHOVER_LIMIT_MS,
-               SWITCHOVER_FACTOR * max_downtime_ms)
+    limit_ms = max(configured_ms, max_downtime_ms) if configured_ms else max(
+        SHORTEST_SWITCHOVER_LIMIT_MS, SWITCHOVER_FACTOR * max_downtime_ms)
+    return min(limit_ms, LONGEST_SWITCHOVER_LIMIT_MS)
 
 
 def make(sla: model.Sla, source: model.HostCaps,

@@ -241,7 +241,7 @@ class TestSwitchoverTimeout(Base):
             await source.wait_event('RESUME', since)
         paused_ms = 1000 * (source.event_s('RESUME', since) -
                             source.event_s('STOP'))
-        # it begins a moment before the guest is stopped
+        # the event's clock is another one
         self.assertGreater(paused_ms, self.TIMEOUT_MS * 0.9)
         self.assertLess(paused_ms, self.TIMEOUT_MS + self.SLACK_MS)
         info = await source.command('query-migrate')

@@ -263,12 +263,24 @@ class TestMigrate(base.BaseTestCase):
         self.assertEqual([*limits, *limits, {'x-switchover-timeout': 0}],
                          self.told(monitor, 'migrate-set-parameters'))
 
-    def test_a_switchover_limit_that_qemu_would_refuse(self):
+    def test_a_guest_that_is_paused_has_no_limit(self):
         monitor = self.monitor(**{'x-switchover-timeout': 0})
-        self.migrate(values.plan(source=values.patched_host(),
-                                 switchover_limit_ms=86400000))
-        self.assertEqual([{'x-switchover-timeout': 2000000}],
+        self.domain.state.return_value = [
+            libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER]
+        self.migrate(values.plan(source=values.patched_host()))
+        self.assertEqual([{'x-switchover-timeout': 0}],
                          self.told(monitor, 'migrate-set-parameters'))
+
+    def test_each_limit_comes_back_by_itself(self):
+        monitor = self.monitor(**{'x-switchover-timeout': 0})
+        self.domain.migrateToURI3.side_effect = libvirt.libvirtError('first')
+        self.domain.migrateSetMaxDowntime.side_effect = [
+            None, libvirt.libvirtError('second')]
+        self.assertRaises(libvirt.libvirtError, self.migrate,
+                          values.plan(source=values.patched_host()))
+        self.assertEqual(
+            {'x-switchover-timeout': 0},
+            self.told(monitor, 'migrate-set-parameters')[-1])
 
     def test_the_distributions_qemu_is_left_alone(self):
         monitor = self.monitor()

@@ -358,7 +358,7 @@ class TestSwitchoverLimit(base.BaseTestCase):
 
     @ddt.data((10, 0, 2000), (1, 0, 2000), (100, 0, 2000), (101, 0, 2020),
               (1000, 0, 20000), (10, 500, 500), (1000, 500, 1000),
-              (1000, 60000, 60000))
+              (1000, 60000, 60000), (10, 86400000, 2000000))
     @ddt.unpack
     def test_limit(self, max_downtime_ms, configured_ms, limit_ms):
         made = plan.make(
