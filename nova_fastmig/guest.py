@@ -13,7 +13,6 @@
 """The domain: apply the Plan to it, ask it, make it persistent."""
 
 from collections.abc import Collection
-import functools
 import json
 import threading
 import time
@@ -206,10 +205,9 @@ class FastGuest(nova_guest.Guest):
                 kwargs.get('bandwidth'), self._plan.bandwidth_limit_mib_s)))
         flags |= _bits(self._plan.set_flags)
         flags &= ~_bits(self._plan.clear_flags)
-        if self._plan.source.patched_qemu:
-            # Of a guest that is paused anyway it is no blackout.
-            self._limit_switchover(0 if self.is_paused() else
-                                   self._plan.switchover_limit_ms)
+        # Of a guest that is paused anyway it is no blackout.
+        self._limit_switchover(0 if self.is_paused() else
+                               self._plan.switchover_limit_ms)
         try:
             super().migrate(destination, *args, flags=flags,
                             destination_xml=destination_xml, **kwargs)
@@ -237,20 +235,20 @@ class FastGuest(nova_guest.Guest):
         """Have QEMU end a switchover that hangs; 0 for never.
 
         While it sends the last pages it executes no command, so that nobody
-        else can. One from an earlier series does not know the parameter.
+        else can. The distribution's is left alone, and one from an earlier
+        series does not know the parameter.
         """
-        if _SWITCHOVER_TIMEOUT in self._qmp('query-migrate-parameters'):
+        if (self._plan.source.patched_qemu and _SWITCHOVER_TIMEOUT in
+                self._qmp('query-migrate-parameters')):
             self._qmp('migrate-set-parameters',
                       **{_SWITCHOVER_TIMEOUT: limit_ms})
 
     def _restore_limits(self, downtime_ms: int) -> None:
-        steps = [functools.partial(self.migrate_configure_max_downtime,
-                                   downtime_ms)]
-        if self._plan.source.patched_qemu:
-            steps.append(functools.partial(self._limit_switchover, 0))
-        for step in steps:
+        for restore, limit_ms in (
+                (self.migrate_configure_max_downtime, downtime_ms),
+                (self._limit_switchover, 0)):
             try:
-                step()
+                restore(limit_ms)
             except (libvirt.libvirtError, ValueError, KeyError) as error:
                 LOG.debug('A limit of %s stays as it is: %s',
                           self._plan.sla, error)

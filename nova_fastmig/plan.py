@@ -300,9 +300,9 @@ def switchover_limit_ms(max_downtime_ms: int, configured_ms: int) -> int:
 
     :param configured_ms: 0 leaves it to this function
     """
-    limit_ms = max(configured_ms, max_downtime_ms) if configured_ms else max(
-        SHORTEST_SWITCHOVER_LIMIT_MS, SWITCHOVER_FACTOR * max_downtime_ms)
-    return min(limit_ms, LONGEST_SWITCHOVER_LIMIT_MS)
+    limit_ms = configured_ms or max(SHORTEST_SWITCHOVER_LIMIT_MS,
+                                    SWITCHOVER_FACTOR * max_downtime_ms)
+    return min(max(limit_ms, max_downtime_ms), LONGEST_SWITCHOVER_LIMIT_MS)
 
 
 def make(sla: model.Sla, source: model.HostCaps,

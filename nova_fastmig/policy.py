@@ -202,12 +202,12 @@ def _out_of_time(plan: model.Plan, elapsed_ms: float, why: str,
         f'{why.removesuffix(_BEFORE)}; the flavor says to proceed')
 
 
-def hanging(plan: model.Plan, paused_ms: str) -> str:
+def hanging(plan: model.Plan, how_long: str) -> str:
     """Why a switchover is not waited for any longer.
 
-    :param paused_ms: for how long the guest has stood still
+    :param how_long: the guest has stood still, in words, with the unit
     """
-    return (f'the guest has stood still for {paused_ms} ms and the '
+    return (f'the guest has stood still for {how_long} and the '
             f'switchover has not finished; {plan.switchover_limit_ms} ms are '
             f'allowed ([fastmig]switchover_timeout_ms)')
 
@@ -245,7 +245,7 @@ def decide(plan: model.Plan, elapsed_ms: float, paused: bool,
             paused_ms > plan.switchover_limit_ms):
         return model.Decision(
             model.Action.ABORT,
-            hanging(plan, f'{paused_ms:.0f}'))
+            hanging(plan, f'{paused_ms:.0f} ms'))
     if post_copy_started or paused:
         what = 'post-copy' if post_copy_started else 'the switchover'
         return model.Decision(

@@ -428,7 +428,7 @@ class Session:
             return model.Outcome.ABORTED, self._abort_reason
         if fast_guest.is_switchover_timeout(ended.error):
             return model.Outcome.ABORTED, policy.hanging(
-                self._plan, f'more than {self._plan.switchover_limit_ms}')
+                self._plan, f'more than {self._plan.switchover_limit_ms} ms')
         if (isinstance(ended.error, libvirt.libvirtError) and
                 ended.error.get_error_code() ==
                 libvirt.VIR_ERR_OPERATION_ABORTED):

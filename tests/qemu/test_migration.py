@@ -52,6 +52,22 @@ class Base(unittest.IsolatedAsyncioTestCase):
                        f'{self.describe(destination)}, {options}')
             raise
 
+    async def freeze_destination(self, side, channels, status):
+        """Stop the destination's QEMU at a status of the migration.
+
+        Its socket's buffers are small.
+        """
+        guest_pair = await self.guest(side, guest=DIRTYING)
+        source = guest_pair.source
+        await guest_pair.start_destination(side)
+        uri = await guest_pair.prepare('unix', channels, LIBVIRT)
+        await source.command('migrate', uri=uri)
+        async with asyncio.timeout(30):
+            await source.until(lambda: status in source.migration_statuses,
+                               f'the status {status}')
+        guest_pair.destination.process.send_signal(signal.SIGSTOP)
+        return guest_pair
+
     async def _hop(self, guest_pair, source, destination, options):
         await guest_pair.start_destination(destination,
                                            paused=bool(options['libvirt']))
@@ -187,19 +203,11 @@ class TestCancel(Base):
 
     async def test_channels_that_are_stuck(self):
         """The destination does not read any more; the guest goes on here."""
-        side = variants.patched(frozenset())
-        guest_pair = await self.guest(side, guest=DIRTYING)
+        side = variants.patched(
+            frozenset(), **{'max-bandwidth': self.SLOW_BYTES_PER_S})
+        guest_pair = await self.freeze_destination(side, self.CHANNELS,
+                                                   'active')
         source = guest_pair.source
-        await guest_pair.start_destination(side)
-        # its buffers are small
-        uri = await guest_pair.prepare('unix', self.CHANNELS, LIBVIRT)
-        await source.command('migrate-set-parameters',
-                             **{'max-bandwidth': self.SLOW_BYTES_PER_S})
-        await source.command('migrate', uri=uri)
-        async with asyncio.timeout(30):
-            await source.until(lambda: 'active' in source.migration_statuses,
-                               'the first pass')
-        guest_pair.destination.process.send_signal(signal.SIGSTOP)
         await source.command('migrate-set-parameters',
                              **{'max-bandwidth': 64 * self.SLOW_BYTES_PER_S})
         await asyncio.sleep(self.STUCK_S)
@@ -223,18 +231,10 @@ class TestSwitchoverTimeout(Base):
     SLACK_MS = 1500
 
     async def _stuck(self, channels):
-        side = variants.patched(frozenset(), **self.LIMITS)
-        guest_pair = await self.guest(side, guest=DIRTYING)
+        guest_pair = await self.freeze_destination(
+            variants.patched(frozenset(), **self.LIMITS), channels,
+            'pre-switchover')
         source = guest_pair.source
-        await guest_pair.start_destination(side)
-        # its buffers are small
-        uri = await guest_pair.prepare('unix', channels, LIBVIRT)
-        await source.command('migrate', uri=uri)
-        async with asyncio.timeout(30):
-            await source.until(
-                lambda: 'pre-switchover' in source.migration_statuses,
-                'the stop of the guest')
-        guest_pair.destination.process.send_signal(signal.SIGSTOP)
         since = len(source.events)
         await source.command('migrate-continue', state='pre-switchover')
         async with asyncio.timeout(30):

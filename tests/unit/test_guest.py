@@ -231,7 +231,8 @@ class TestMigrate(base.BaseTestCase):
         """All that it has: an earlier migration may have left some on."""
         monitor = self.monitor()
         self.domain.migrateToURI3.side_effect = (
-            lambda *args, **kwargs: monitor.assert_called())
+            lambda *args, **kwargs: self.assertEqual(1, len(self.told(
+                monitor, 'migrate-set-capabilities'))))
         self.migrate(values.plan(
             source=values.patched_host(qemu_features=frozenset({
                 model.QemuFeature.DRAINED_SWITCHOVER,
@@ -249,9 +250,12 @@ class TestMigrate(base.BaseTestCase):
 
     def test_qemu_limits_the_switchover_itself(self):
         monitor = self.monitor(**{'x-switchover-timeout': 0})
+        limits = [{'x-switchover-timeout': 3000}]
+        self.domain.migrateToURI3.side_effect = (
+            lambda *args, **kwargs: self.assertEqual(limits, self.told(
+                monitor, 'migrate-set-parameters')))
         self.migrate(values.plan(source=values.patched_host(),
                                  switchover_limit_ms=3000))
-        limits = [{'x-switchover-timeout': 3000}]
         self.assertEqual(limits,
                          self.told(monitor, 'migrate-set-parameters'))
 
