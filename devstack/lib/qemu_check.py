@@ -115,7 +115,8 @@ def check_features(report: Report, manifest: dict, answers: list) -> None:
     for name in manifest['capabilities']:
         report.line(states.get(name) is False, f'capability {name}',
                     'on by default' if name in states else 'missing')
-    for name in manifest['parameters']:
+    # One that was built before there were any has no list.
+    for name in manifest.get('parameters', ()):
         report.line(parameters.get(name) == 0, f'parameter {name}',
                     'on by default' if name in parameters else 'missing')
     for what, name in OPTIMIZATIONS.items():

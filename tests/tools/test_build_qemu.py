@@ -519,6 +519,14 @@ class TestCheck(TestCase):
         self.assertEqual(['parameter x-forgotten-ms: missing'],
                          self.problems())
 
+    def test_installed_before_there_were_parameters(self):
+        self.run_command('install')
+        path = self.prefix / 'manifest.json'
+        manifest = json.loads(path.read_text())
+        del manifest['parameters']
+        path.write_text(json.dumps(manifest))
+        self.run_command('check')
+
     def test_no_list_of_parameters(self):
         (self.patches / 'parameters').unlink()
         self.assertIn('parameters is missing', self.fails('install'))
