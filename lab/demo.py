@@ -290,12 +290,14 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
         started_s = time.time()
         started = datetime.datetime.fromtimestamp(
             started_s, datetime.UTC).isoformat()
+        probe.mark()
         exit_code, output = (_call(cli, server) if cli != API else
                              _request(server.id, cloud))
         status = None
         if exit_code == 0:
             status, server = _wait_for_end(cloud, server, known_ids)
         ended_s = time.time()
+        probe.mark()
         time.sleep(SETTLE_S)
 
     destination = server.compute_host

@@ -15,6 +15,7 @@
 import json
 import pathlib
 import shlex
+import signal
 import subprocess
 
 INTERFACE = 'probe0'
@@ -76,6 +77,13 @@ class Probe:
             '--rate', str(rate), '--answer-within', str(answer_within_s)]
         made.result = None
         return made
+
+    def mark(self):
+        """A phase ends; ``phases`` of the result has each by itself.
+
+        Twice at most: what comes before, during and after a migration.
+        """
+        self._process.send_signal(signal.SIGUSR1)
 
     def __enter__(self):
         self._process = subprocess.Popen(

@@ -43,6 +43,8 @@
  *   losses           the runs of consecutive probes without an answer, as
  *                    [when the first one was sent, how many]; not more than
  *                    MAX_LOSSES
+ *   phases           what came of the probes that were sent until the first
+ *                    SIGUSR1, from then until the second, and so on
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -77,6 +79,7 @@
 #define FAR_ETHERTYPE 0x88b5 /* for experiments */
 #define FAR_FRAME_BYTES 60 /* 64 with the checksum */
 #define MAX_LOSSES 100
+#define MAX_MARKS 2
 
 struct options {
 	const char *interface;
@@ -102,6 +105,8 @@ union frame {
 
 struct probe {
 	int64_t due_ns, sent_ns, received_ns; /* 0: not received */
+	uint32_t duplicates;
+	bool reordered;
 };
 
 struct guest {
@@ -115,9 +120,11 @@ struct guest {
 
 static struct probe *probes;
 static struct guest guest = { .continuous = true };
-static uint64_t session, capacity, duplicates, reordered, newest;
+static uint64_t session, capacity, newest;
 static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
+static int64_t marks_ns[MAX_MARKS];
+static atomic_uint marks;
 
 static void on_signal(int number)
 {
@@ -131,6 +138,16 @@ static int64_t clock_ns(clockid_t clock)
 
 	clock_gettime(clock, &t);
 	return t.tv_sec * NS_PER_S + t.tv_nsec;
+}
+
+/* SIGUSR1: a phase ends and the next one begins */
+static void on_mark(int number)
+{
+	(void)number;
+	if (marks < MAX_MARKS) {
+		marks_ns[marks] = clock_ns(CLOCK_MONOTONIC);
+		marks++;
+	}
 }
 
 static int64_t realtime_offset_ns(void)
@@ -279,12 +296,12 @@ static void account(const struct probe_payload *p,
 	if (!received)
 		fputs("ready\n", stderr);
 	if (probes[p->sequence].received_ns) {
-		duplicates++;
+		probes[p->sequence].duplicates++;
 	} else {
 		probes[p->sequence].received_ns = now_ns;
 		received++;
 		if (p->sequence < newest)
-			reordered++;
+			probes[p->sequence].reordered = true;
 		else
 			newest = p->sequence;
 	}
@@ -390,12 +407,14 @@ struct longest {
 	int64_t ns, start_ns; /* start 0: there was none */
 };
 
-static struct longest longest_lost_run(uint64_t sent, int64_t period_ns)
+/* among the probes from first to before end */
+static struct longest longest_lost_run(uint64_t first, uint64_t end,
+				       int64_t period_ns)
 {
 	struct longest longest = { 0, 0 };
 	uint64_t run = 0;
 
-	for (uint64_t i = 0; i < sent; i++) {
+	for (uint64_t i = first; i < end; i++) {
 		run = probes[i].received_ns ? 0 : run + 1;
 		if ((int64_t)run * period_ns > longest.ns) {
 			longest.ns = run * period_ns;
@@ -482,6 +501,53 @@ static void print_longest(const char *name, struct longest l,
 		printf("\"%s_at\": null, ", name);
 }
 
+/* Counts, and round trips, of the probes from first to before end. */
+static void print_answers(uint64_t first, uint64_t end)
+{
+	int64_t *rtts = calloc(end - first + 1, sizeof(*rtts));
+	uint64_t n = 0, duplicates = 0, reordered = 0;
+
+	if (!rtts)
+		err(1, "%lu probes", end - first);
+	for (uint64_t i = first; i < end; i++) {
+		const struct probe *p = &probes[i];
+
+		duplicates += p->duplicates;
+		reordered += p->reordered;
+		if (p->received_ns)
+			rtts[n++] = p->received_ns - p->sent_ns;
+	}
+	qsort(rtts, n, sizeof(*rtts), compare);
+	printf("\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
+	       "\"duplicates\": %lu, \"reordered\": %lu, ", end - first, n,
+	       end - first - n, duplicates, reordered);
+	if (n)
+		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
+		       "\"rtt_max_ms\": %.3f", rtts[n / 2] / 1e6,
+		       rtts[n * 99 / 100] / 1e6, rtts[n - 1] / 1e6);
+	else
+		printf("\"rtt_p50_ms\": null, \"rtt_p99_ms\": null, "
+		       "\"rtt_max_ms\": null");
+	free(rtts);
+}
+
+static void print_phases(uint64_t sent, int64_t period_ns)
+{
+	uint64_t first = 0, end;
+
+	printf("\"phases\": [");
+	for (unsigned phase = 0; phase <= marks; phase++, first = end) {
+		for (end = first; end < sent && (phase == marks
+		     || probes[end].sent_ns < marks_ns[phase]); end++)
+			;
+		printf("%s{", phase ? ", " : "");
+		print_answers(first, end);
+		printf(", \"longest_loss_ms\": %.3f}",
+		       longest_lost_run(first, end, period_ns).ns / 1e6);
+	}
+	printf("], ");
+}
+
 static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
 {
 	if (!guest.seen) {
@@ -511,26 +577,24 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 {
 	bool stamped = !o->far;
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
-	int64_t *rtts = calloc(received + 1, sizeof(*rtts));
 	struct longest blackout, gap;
-	uint64_t n = 0, last = 0;
+	uint64_t n = 0, last = 0, duplicates = 0;
 
-	if (!arrivals || !rtts)
+	if (!arrivals)
 		err(1, "%lu answers", received);
-	for (uint64_t i = 0; i < sent; i++)
+	for (uint64_t i = 0; i < sent; i++) {
+		duplicates += probes[i].duplicates;
 		if (probes[i].received_ns) {
 			last = i;
-			arrivals[n] = probes[i].received_ns;
-			rtts[n++] = probes[i].received_ns - probes[i].sent_ns;
+			arrivals[n++] = probes[i].received_ns;
 		}
+	}
 	qsort(arrivals, n, sizeof(*arrivals), compare);
-	qsort(rtts, n, sizeof(*rtts), compare);
 
-	printf("{\"sent\": %lu, \"received\": %lu, \"lost\": %lu, "
-	       "\"duplicates\": %lu, \"reordered\": %lu, \"period_ms\": %.3f, ",
-	       sent, received, sent - received, duplicates, reordered,
-	       period_ns / 1e6);
-	blackout = longest_lost_run(sent, period_ns);
+	printf("{\"period_ms\": %.3f, ", period_ns / 1e6);
+	print_answers(0, sent);
+	printf(", ");
+	blackout = longest_lost_run(0, sent, period_ns);
 	gap = longest_gap(arrivals);
 	print_longest("blackout", blackout, offset_ns);
 	print_longest("gap", gap, offset_ns);
@@ -543,13 +607,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	printf("\"silent_at_end_ms\": %.3f, ",
 	       sent ? (probes[sent - 1].sent_ns - probes[last].sent_ns) / 1e6
 	       : 0.);
-	if (n)
-		printf("\"rtt_p50_ms\": %.3f, \"rtt_p99_ms\": %.3f, "
-		       "\"rtt_max_ms\": %.3f, ", rtts[n / 2] / 1e6,
-		       rtts[n * 99 / 100] / 1e6, rtts[n - 1] / 1e6);
-	else
-		printf("\"rtt_p50_ms\": null, \"rtt_p99_ms\": null, "
-		       "\"rtt_max_ms\": null, ");
+	print_phases(sent, period_ns);
 	print_boot_id("first_boot_id", guest.first_boot_id);
 	print_boot_id("last_boot_id", guest.last_boot_id);
 	print_disk(o->disk_mib_per_s);
@@ -568,7 +626,6 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	       guest.pages_verified, guest.first_ns, guest.last_ns,
 	       (realtime_offset_ns() - offset_ns) / 1e6);
 	free(arrivals);
-	free(rtts);
 }
 
 /* ---- the command line ----------------------------------------------- */
@@ -670,6 +727,7 @@ int main(int argc, char **argv)
 {
 	struct options o = parse(argc, argv);
 	struct sigaction action = { .sa_handler = on_signal };
+	struct sigaction mark = { .sa_handler = on_mark };
 	struct receiver receiver = { .options = &o };
 	union frame frame;
 	uint8_t own_mac[ETH_ALEN];
@@ -696,6 +754,7 @@ int main(int argc, char **argv)
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGUSR1, &mark, NULL);
 	/*
 	 * Without what started it nobody reads what it saw, and its packets
 	 * would disturb what is measured next.

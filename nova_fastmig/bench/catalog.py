@@ -115,8 +115,9 @@ CONTENDERS: dict[str, Contender] = {
     'kubevirt': _libvirt(schedule='kubevirt'),
     # QMP, without libvirt; Proxmox's daemon speaks it, too
     'qemu': _qemu(Qemu.DISTRIBUTION),
-    'proxmox': Contender(Control.QEMU, options=(Option.XBZRLE,),
-                         schedule='proxmox'),
+    'proxmox': Contender(
+        Control.QEMU, options=(Option.XBZRLE, Option.AUTO_CONVERGE),
+        schedule='proxmox'),
     'qemu-parallel': _qemu(Qemu.DISTRIBUTION, Option.PARALLEL),
     'qemu-patched': _qemu(Qemu.PATCHED, features=('all',)),
     'qemu-patched-parallel': _qemu(Qemu.PATCHED, Option.PARALLEL,
@@ -158,11 +159,62 @@ WORKLOADS: dict[str, scenario.Workload] = {
 }
 
 
+# the size of the guest is what they are about
+SIZES = frozenset(name for name in WORKLOADS if name.endswith('gib'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Of a guest; None where it is as the catalog has it."""
+
+    memory_mib: int | None = None
+    vcpus: int | None = None
+
+
+SEED_SIZE = Size(8192, 4)
+# for everything but guests
+RESERVED_MIB, RESERVED_CORES = 4096, 2
+
+
+def size_for(cores: int, memory_mib: int, guests: int) -> Size:
+    """The seed's size where a host can have that.
+
+    :param guests: that are on the host at once
+    """
+    if (cores >= guests * SEED_SIZE.vcpus + RESERVED_CORES and
+            memory_mib >= guests * SEED_SIZE.memory_mib + RESERVED_MIB):
+        return SEED_SIZE
+    return Size()
+
+
+def _resized(name: str, size: Size) -> scenario.Workload:
+    workload = WORKLOADS[name]
+    changes = {field: value for field, value in
+               dataclasses.asdict(size).items() if value is not None}
+    if name in SIZES:
+        changes.pop('memory_mib', None)
+    return dataclasses.replace(workload, guest=dataclasses.replace(
+        workload.guest, **changes))
+
+
+def _workload_title(wanted: scenario.Workload) -> str | None:
+    size = Size(wanted.guest.memory_mib, wanted.guest.vcpus)
+    # a name with a size first, which no other size is called
+    for name in sorted(WORKLOADS, key=lambda name: name not in SIZES):
+        if _resized(name, size) == wanted:
+            return name
+    return None
+
+
 def title(wanted: Contender | scenario.Workload) -> str:
-    """What the catalog calls it; its own name if the catalog has none."""
-    known = CONTENDERS if isinstance(wanted, Contender) else WORKLOADS
-    return next((name for name, each in known.items() if each == wanted),
-                wanted.name)
+    """What the catalog calls it; its own name if the catalog has none.
+
+    A workload is the same with a guest of another size.
+    """
+    if isinstance(wanted, scenario.Workload):
+        return _workload_title(wanted) or wanted.name
+    return next((name for name, each in CONTENDERS.items()
+                 if each == wanted), wanted.name)
 
 
 def _chosen(what: str, names: Iterable[str], known: dict) -> list:
@@ -174,19 +226,20 @@ def _chosen(what: str, names: Iterable[str], known: dict) -> list:
 
 
 def comparison(name: str, contenders: Iterable[str],
-               workloads: Iterable[str], rounds: int,
-               migrations: int) -> scenario.Comparison:
+               workloads: Iterable[str], rounds: int, migrations: int,
+               size: Size = Size()) -> scenario.Comparison:
     """Each of these contenders with each of these workloads.
 
+    :param size: of the guests, where it is not what the workload is about
     :raises: UnknownName
     """
+    workloads = list(workloads)
+    _chosen('workload', workloads, WORKLOADS)
     return scenario.Comparison(
-        name, tuple(scenario.Scenario(contender, workload)
+        name, tuple(scenario.Scenario(contender, _resized(workload, size))
                     for contender in _chosen('contender', contenders,
                                              CONTENDERS)
-                    for workload in _chosen('workload', workloads,
-                                            WORKLOADS)),
-        rounds, migrations)
+                    for workload in workloads), rounds, migrations)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,19 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def chosen(args: argparse.Namespace) -> scenario.Comparison:
+def _memory_mib(text: str) -> int:
+    # what the guest's image needs; whole pages of 2 MiB
+    if not text.isdecimal() or not 256 <= int(text) <= 2**20 or int(text) % 2:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not an even number from 256 to {2**20}')
+    return int(text)
+
+
+def chosen(args: argparse.Namespace, default: catalog.Size = catalog.Size()
+           ) -> scenario.Comparison:
     """The comparison that the options describe.
 
+    :param default: of guests, where no option says it
     :raises: catalog.UnknownName
     """
     name = 'quick' if args.quick else args.comparison or (
@@ -81,13 +91,15 @@ def chosen(args: argparse.Namespace) -> scenario.Comparison:
     return catalog.comparison(
         name, args.contenders or preset.contenders,
         args.workloads or preset.workloads, args.rounds or preset.rounds,
-        args.migrations or preset.migrations)
+        args.migrations or preset.migrations,
+        catalog.Size(args.memory_mib or default.memory_mib,
+                     args.vcpus or default.vcpus))
 
 
 class Progress:
     """A bar with the time that is left, and a line for each migration."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, results: scenario.Results):
         from rich import console
         from rich import progress
         self._console = console.Console(stderr=True)
@@ -97,7 +109,13 @@ class Progress:
             progress.TextColumn('left'), progress.TimeRemainingColumn(
                 compact=True),
             console=self._console, speed_estimate_period=3600)
-        self._task = self._bar.add_task('', total=total, completed=done)
+        self._task = self._bar.add_task(
+            '', total=self._total(results), completed=len(results.runs))
+
+    @staticmethod
+    def _total(results: scenario.Results) -> int:
+        return sum(len(turn.migrations) for turn in results.comparison.turns()
+                   if turn.name not in results.not_run)
 
     def __enter__(self):
         self._bar.__enter__()
@@ -107,10 +125,12 @@ class Progress:
         self._bar.__exit__(*exception)
 
     def show(self, results: scenario.Results) -> None:
-        if len(results.runs) == self._bar.tasks[0].completed:
+        before = self._bar.tasks[0].completed
+        self._bar.update(self._task, total=self._total(results),
+                         completed=len(results.runs))
+        if len(results.runs) == before:
             return  # something cannot be run
         run = results.runs[-1]
-        self._bar.update(self._task, completed=len(results.runs))
         names = {each.name: f'{catalog.title(each.contender)}, '
                             f'{catalog.title(each.workload)}'
                  for each in results.comparison.scenarios}
@@ -198,6 +218,15 @@ class BenchRun(command.Command):
                             help='how often each contender has its turn')
         parser.add_argument('--migrations', type=_positive,
                             help='of each workload in one turn')
+        parser.add_argument(
+            '--memory-mib', type=_memory_mib,
+            help='of the guests, but for workloads whose name has a size '
+                 '(default: 8192 with KVM where the hosts have the memory '
+                 'and the cores, otherwise 256, or 512 with DPDK)')
+        parser.add_argument(
+            '--vcpus', type=_positive,
+            help='of the guests (default: 4 with KVM where the hosts have '
+                 'the memory and the cores, otherwise 1)')
         return parser
 
     def take_action(self, parsed_args):
@@ -219,14 +248,14 @@ class BenchRun(command.Command):
                 self._enter(place, comparison)
             rigs = _rigs_on_the_lab(place)
             prepared = _prepared(place, set(rigs.values()))
+        comparison = chosen(parsed_args, place.guest_size())
         # a QEMU that quits as it was told is an error to it
         logging.getLogger('qemu.qmp').setLevel(logging.CRITICAL)
         command_line = shlex.join(
             [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
         results = engine.begin(parsed_args.output, comparison,
                                place.machine(), command_line)
-        total = sum(len(turn.migrations) for turn in comparison.turns())
-        with prepared, Progress(total, len(results.runs)) as progress:
+        with prepared, Progress(results) as progress:
             def keep(made):
                 engine.save(parsed_args.output, made)
                 progress.show(made)

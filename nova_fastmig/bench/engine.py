@@ -18,6 +18,7 @@ interrupted goes on with what is missing. Who migrates is a *rig*, see
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import dataclasses
@@ -110,10 +111,30 @@ def begin(path: pathlib.Path, comparison: scenario.Comparison,
     return found
 
 
-def _failed(turn: scenario.Turn, error: Exception, time: str
-            ) -> list[scenario.Run]:
-    return [scenario.Run(key, time, '', scenario.Figures(), (str(error),))
-            for key, _ in turn.migrations]
+def _turn(rig: Rig, turn: scenario.Turn, now: Callable[[], str]
+          ) -> Iterator[scenario.Run]:
+    """Each migration of a turn.
+
+    A guest that a migration failed with is replaced by a new one for the rest;
+    if none can be booted, all that are left have failed.
+    """
+    left = list(turn.migrations)
+    while left:
+        booted = False
+        try:
+            with rig.guest(dataclasses.replace(
+                    turn, migrations=tuple(left))) as guest:
+                booted = True
+                while left:
+                    yield guest.migrate(*left[0])
+                    del left[0]
+        except RigError as error:
+            # at the end of the block, all may be done
+            lost = left[:1] if booted else left[:]
+            for key, _ in lost:
+                yield scenario.Run(key, now(), '', scenario.Figures(),
+                                   (str(error),))
+            del left[:len(lost)]
 
 
 def run(results: scenario.Results,
@@ -130,25 +151,16 @@ def run(results: scenario.Results,
     for turn in results.comparison.remaining(results.done):
         rig = rig_for(turn)
         obstacle = rig.obstacle(turn)
+        # of an earlier run of this, it may have been another
+        not_run = {name: why for name, why in results.not_run.items()
+                   if name != turn.name}
         if obstacle is not None:
-            results = dataclasses.replace(results, not_run={
-                **results.not_run,
-                f'{turn.contender.name}/{turn.guest.name}': obstacle})
+            not_run[turn.name] = obstacle
+        results = dataclasses.replace(results, not_run=not_run)
+        if obstacle is not None:
             on_results(results)
             continue
-        done: set[scenario.Key] = set()
-        try:
-            with rig.guest(turn) as guest:
-                for key, workload in turn.migrations:
-                    made = guest.migrate(key, workload)
-                    done.add(key)
-                    results = dataclasses.replace(
-                        results, runs=(*results.runs, made))
-                    on_results(results)
-        except RigError as error:
-            left = dataclasses.replace(turn, migrations=tuple(
-                each for each in turn.migrations if each[0] not in done))
-            results = dataclasses.replace(results, runs=(
-                *results.runs, *_failed(left, error, now())))
+        for made in _turn(rig, turn, now):
+            results = dataclasses.replace(results, runs=(*results.runs, made))
             on_results(results)
     return results

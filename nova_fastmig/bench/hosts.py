@@ -31,6 +31,7 @@ import typing as ty
 import libvirt
 from lxml import etree
 
+from nova_fastmig.bench import catalog
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import hosts_file
 from nova_fastmig.bench import lab
@@ -247,6 +248,16 @@ class Hosts(lab.Packets):
                  if (path := getattr(self._guest, name))}
         return {**machine, **given, 'accel': self.accelerator,
                 'nova_fastmig': importlib.metadata.version('nova-fastmig')}
+
+    def guest_size(self) -> catalog.Size:
+        """What guests have here where nothing else is said."""
+        if self.accelerator != 'kvm':
+            return catalog.Size()
+        machine = self.machine()
+        cores, memory_mib = (
+            min(machine[f'{host}_{what}'] for host in self.names)
+            for what in ('cores', 'memory_mib'))
+        return catalog.size_for(cores, memory_mib, 1)
 
     def cpu_ms(self, host: str) -> float:
         """Of the whole host, as its kernel counts: in ticks.

@@ -25,11 +25,14 @@ from nova_fastmig.bench import scenario
 
 # of METRICS, as columns: those that all contenders may have come first
 COLUMNS = (
-    'blackout_ms', 'packets_lost', 'latency_p99_ms', 'total_ms',
+    'blackout_ms', 'gap_ms', 'packets_lost', 'packets_duplicated',
+    'packets_reordered', 'before.latency_p50_ms', 'before.latency_p99_ms',
+    'during.latency_p50_ms', 'during.latency_p99_ms',
+    'during.latency_max_ms', 'after.latency_p50_ms', 'after.latency_p99_ms',
     'downtime_qemu_ms', 'downtime_libvirt_ms', 'total_qemu_ms',
     'total_libvirt_ms', 'total_nova_ms', 'bytes_sent', 'iterations',
-    'cpu_source_ms', 'cpu_destination_ms', 'rewritten_mib_per_s',
-    'disk_mib_per_s', 'throttle_percent')
+    'post_copy', 'cpu_source_ms', 'cpu_destination_ms', 'cpu_window_ms',
+    'rewritten_mib_per_s', 'disk_mib_per_s', 'throttle_percent')
 TITLES = {
     'seed-total': 'Total, as the seed drew it',
     'seed-downtime': 'Downtime, as the seed drew it',
@@ -70,19 +73,22 @@ def _picture(made) -> str:
 def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
     """The seed's figures and ratios beside those of these results."""
     rows = []
-    for kind, seed in catalog.SEED.items():
-        of_kind = {each.title: each for each in summaries
-                   if each.scenario.workload.kind == kind}
+    for workload in analyze.workloads(summaries):
+        seed = catalog.SEED.get(workload.kind)
+        if seed is None:
+            continue
+        found = {each.title: each for each in summaries
+                 if each.scenario.workload == workload}
         for what, metric, before, after in (
                 ('total', 'total_ms', seed.total_before_ms,
                  seed.total_after_ms),
                 ('downtime', 'blackout_ms', seed.downtime_before_ms,
                  seed.downtime_after_ms)):
             first, last = (
-                of_kind[name].median(metric) if name in of_kind else None
+                found[name].median(metric) if name in found else None
                 for name in (catalog.BEFORE, catalog.AFTER))
             rows.append({
-                'kind': kind, 'what': what, 'seed_before': before,
+                'workload': catalog.title(workload), 'what': what, 'seed_before': before,
                 'seed_after': after, 'seed_ratio': before / after,
                 'before': first, 'after': last,
                 'ratio': first / last if first and last else None})

@@ -35,6 +35,7 @@ import types
 import typing as ty
 
 import nova_fastmig
+from nova_fastmig.bench import catalog
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import memory
 from nova_fastmig.bench import scenario
@@ -75,8 +76,14 @@ WORKING_SET_MIB = 64
 DISK_BLOCKS_PER_MIB = 16
 
 
+def iso_time(seconds: float) -> str:
+    """A time of the epoch, as results have it."""
+    return datetime.datetime.fromtimestamp(
+        seconds, datetime.UTC).isoformat(timespec='seconds')
+
+
 def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    return iso_time(time.time())
 
 
 def image_obstacle(guest: scenario.Guest) -> str | None:
@@ -227,6 +234,13 @@ class Lab(Packets):
         return {'kvm': 'kvm', 'qemu': 'tcg'}[
             (self.state / 'virt_type').read_text().strip()]
 
+    def guest_size(self) -> catalog.Size:
+        """What guests have here where nothing else is said."""
+        if self.accelerator != 'kvm':
+            return catalog.Size()
+        return catalog.size_for(len(os.sched_getaffinity(0)),
+                                self.memory.total_mib, memory.SIDES)
+
     @property
     def has_patched_qemu(self) -> bool:
         return all((self.state / 'hosts' / host / 'root' /
@@ -247,6 +261,9 @@ class Lab(Packets):
         if self.has_patched_qemu:
             machine['qemu_patched'] = self.on(
                 'compute1', PATCHED, '--version').splitlines()[0]
+        machine['openvswitch'] = self.on(
+            'compute1', 'dpkg-query', '--show', '--showformat=${Version}',
+            'openvswitch-switch')
         return {**machine, 'accel': self.accelerator}
 
     # ---- libvirt
@@ -360,6 +377,13 @@ class CpuRecorder:
                 'cpu_window_ms': round((last[0] - first[0]) * 1000, 1)}
 
 
+def _phase(probed: dict[str, ty.Any]) -> scenario.Phase:
+    return scenario.Phase(
+        probed['sent'], probed['lost'], probed['duplicates'],
+        probed['reordered'], probed['longest_loss_ms'], probed['rtt_p50_ms'],
+        probed['rtt_p99_ms'], probed['rtt_max_ms'])
+
+
 def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
     """Fields of Figures from what the probe printed."""
     # all 0 where the guest does not tell
@@ -369,7 +393,12 @@ def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:
     if probed['disk_blocks'] is not None and seconds > 0:
         blocks = probed['disk_blocks'] - probed['first_disk_blocks']
         disk_mib_per_s = round(blocks / DISK_BLOCKS_PER_MIB / seconds, 2)
+    # none where nobody marked them
+    phases = (dict(zip(('before', 'during', 'after'),
+                       map(_phase, probed['phases']), strict=True))
+              if len(probed['phases']) == 3 else {})
     return {
+        **phases,
         'blackout_ms': probed['blackout_ms'],
         'gap_ms': probed['gap_ms'],
         'packets_sent': probed['sent'],
@@ -400,12 +429,6 @@ def job_figures(job: dict[str, ty.Any], one_clock: bool = True
         'bytes_sent': job.get('memory_processed'),
         'iterations': job.get('memory_iteration'),
         'throttle_percent': job.get('auto_converge_throttle')}
-
-
-def steps_ms(blackout: dict[str, ty.Any] | None) -> dict[str, float]:
-    """Steps of the blackout from a report's, without what is not known."""
-    return {name: value for name, value in (blackout or {}).items()
-            if value is not None}
 
 
 class Directions:

@@ -21,6 +21,7 @@ it through libvirt.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import functools
 import json
@@ -52,8 +53,12 @@ OPTIONS = {
 # accelerator -> libvirt's name for it
 DOMAIN_TYPES = {'tcg': 'qemu', 'kvm': 'kvm'}
 
-# QEMU's last event can be heard after virsh has ended
+# QEMU's last event can be heard after virsh has ended, and libvirt can have
+# its statistics a little later
 EVENTS_WITHIN_S = 2
+STATISTICS_WITHIN_S = 2
+# after the attempt to end a migration that lasts too long
+ABORTED_WITHIN_S = 10
 
 DOMAIN = """\
 <domain type='{type}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -253,20 +258,24 @@ def to_sample(job: dict[str, ty.Any], first_iteration: int
 
 
 class Events:
-    """What both QEMUs say of a migration, with their own time stamps."""
+    """What both QEMUs say of a migration, with their own time stamps.
+
+    :param name: of the domain, None if it is the only one that migrates
+    """
 
     NAMES = ('STOP', 'RESUME', 'MIGRATION')
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
         self._times_us: dict[tuple[str, str], int] = {}
         self._blackout_ns: dict[str, int] = {}
 
     @contextlib.contextmanager
-    def heard(self, connection: libvirt.virConnect, side: str
+    def heard(self, connection: libvirt.virConnect, host: str
               ) -> Iterator[None]:
-        """Listen to the QEMU at one side of the connection."""
+        """Listen to the QEMU at one host, to which the connection is."""
         ids = [libvirt_qemu.qemuMonitorEventRegister(
-            connection, None, name, self._on_event, side)
+            connection, None, name, self._on_event, host)
             for name in self.NAMES]
         try:
             yield
@@ -275,55 +284,89 @@ class Events:
                 libvirt_qemu.qemuMonitorEventDeregister(connection, each)
 
     def _on_event(self, connection, domain, event, seconds, microseconds,
-                  details, side):
-        if domain.name() != NAME:
+                  details, host):
+        if self._name not in (None, domain.name()):
             return
         says = json.loads(details or '{}')
         if event == 'MIGRATION':
-            if side == 'source' and says.get('status') == 'completed':
-                self._blackout_ns = says.get('x-blackout', {})
-                self._times_us[side, 'completed'] = 0
-            return
-        self._times_us.setdefault((side, event),
+            event = says.get('status')
+            # the source's tells it
+            self._blackout_ns = says.get('x-blackout', self._blackout_ns)
+        self._times_us.setdefault((host, event),
                                   seconds * 1_000_000 + microseconds)
 
-    def figures(self, one_clock: bool) -> dict[str, ty.Any]:
+    def figures(self, source: str, destination: str | None,
+                one_clock: bool = True) -> dict[str, ty.Any]:
         """Fields of Figures; waits for what has not come yet.
 
+        :param destination: None if the guest has not got there
         :param one_clock: whether the hosts' times can be compared
         """
-        needed = {('source', 'STOP'), ('source', 'completed'),
-                  ('destination', 'RESUME')}
+        needed = {(source, 'STOP'), (source, 'completed'),
+                  (destination, 'RESUME')}
         deadline_s = time.monotonic() + EVENTS_WITHIN_S
-        while (needed - self._times_us.keys() and
+        while (destination and needed - self._times_us.keys() and
                time.monotonic() < deadline_s):
             time.sleep(0.01)
-        resume_us = self._times_us.get(('destination', 'RESUME'))
-        return to_figures(self._times_us.get(('source', 'STOP')),
-                          resume_us if one_clock else None,
-                          self._blackout_ns)
+        sides = {source: 'source', destination: 'destination'}
+        return to_figures(
+            {(sides[host], event): each for (host, event), each
+             in self._times_us.copy().items() if host in sides},
+            self._blackout_ns, one_clock)
 
 
-def to_figures(stop_us: int | None, resume_us: int | None,
-               blackout_ns: dict[str, int]) -> dict[str, ty.Any]:
+def to_figures(times_us: Mapping[tuple[str, str], int],
+               blackout_ns: dict[str, int], one_clock: bool
+               ) -> dict[str, ty.Any]:
     """Fields of Figures.
 
-    :param stop_us: when the source said that it had stopped the guest
-    :param resume_us: when the destination said that it runs it, in the
-        source's time; None if it did not, or if its clock is another one
+    :param times_us: (source or destination, event or status of MIGRATION) ->
+        when that QEMU said so first, in its host's time
     :param blackout_ns: a patched QEMU's own ``x-blackout``, which is taken
         where it is there; it has the source's time
+    :param one_clock: whether the hosts' times can be compared
     """
+    def between_ms(first: tuple[str, str], last: tuple[str, str]
+                   ) -> float | None:
+        if not {first, last} <= times_us.keys():
+            return None
+        return (times_us[last] - times_us[first]) / 1e3
+
     steps_ms = qemu_rig.steps_ms(blackout_ns)
     downtime_ms = steps_ms.get('resumed_ms')
-    if downtime_ms is None and None not in (stop_us, resume_us):
-        downtime_ms = (resume_us - stop_us) / 1e3
-    return {'downtime_qemu_ms': downtime_ms, 'steps_ms': steps_ms}
+    if downtime_ms is None and one_clock:
+        downtime_ms = between_ms(('source', 'STOP'),
+                                 ('destination', 'RESUME'))
+    return {
+        'downtime_qemu_ms': downtime_ms, 'steps_ms': steps_ms,
+        'total_qemu_ms': between_ms(('source', 'setup'),
+                                    ('source', 'completed')),
+        'post_copy': ('source', 'postcopy-active') in times_us}
+
+
+def completed_job(domain: libvirt.virDomain) -> dict[str, ty.Any]:
+    """libvirt's statistics of the migration that the domain came with.
+
+    :raises: engine.RigError if it has none
+    """
+    deadline_s = time.monotonic() + STATISTICS_WITHIN_S
+    while True:
+        job = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED |
+                              libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+        if 'time_elapsed' in job:
+            return job
+        if time.monotonic() > deadline_s:
+            raise engine.RigError(
+                f'libvirt has no statistics of the migration after '
+                f'{STATISTICS_WITHIN_S} s: {job}')
+        time.sleep(0.05)
 
 
 @functools.cache
 def listen() -> None:
     """Let libvirt deliver events; for connections that are opened later."""
+    # libvirt's own way to report an error is to print it
+    libvirt.registerErrorHandler(lambda context, error: None, None)
     def run() -> None:
         while True:
             libvirt.virEventRunDefaultImpl()
@@ -357,9 +400,12 @@ class LibvirtGuest:
             except subprocess.TimeoutExpired:
                 if (time.monotonic() - started_s >
                         lab_.MIGRATION_TIMEOUT_S):
+                    # post-copy cannot be aborted
                     with contextlib.suppress(libvirt.libvirtError):
                         domain.abortJob()
-                    process.wait()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(ABORTED_WITHIN_S)
+                    process.kill()
                     return limits
             if self._contender.schedule == 'fixed':
                 continue
@@ -387,33 +433,33 @@ class LibvirtGuest:
         hosts = self._hosts
         source, destination = self._directions.next()
         command = migrate_command(hosts, self._contender, source, destination)
-        events = Events()
+        events = Events(NAME)
         if self._plane == scenario.DataPlane.DPDK:
             hosts.plug(destination)
         with connected(hosts.uri(source)) as here, \
                 connected(hosts.uri(destination)) as there, \
-                events.heard(here, 'source'), \
-                events.heard(there, 'destination'):
+                events.heard(here, source), \
+                events.heard(there, destination):
             domain = here.lookupByName(NAME)
             domain.migrateSetMaxDowntime(self._rule.initial_ms)
             with lab_.watched(hosts, hosts.address, workload) as (probe, cpu):
+                probe.mark()
                 started_s, time_text = time.time(), lab_.now()
                 process = subprocess.Popen(  # noqa: S603
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT, text=True)
                 limits = self._follow(process, domain)
                 ended_s = time.time()
+                probe.mark()
                 output = process.communicate()[0].strip()
             if process.returncode:
                 raise engine.RigError(f'{" ".join(command)}: {output}')
-            job = there.lookupByName(NAME).jobStats(
-                libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED |
-                libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
+            job = completed_job(there.lookupByName(NAME))
             return scenario.Run(
                 key, time_text, source, scenario.Figures(
                     **lab_.packet_figures(probe.result),
                     **lab_.job_figures(job, hosts.one_clock),
-                    **events.figures(hosts.one_clock),
+                    **events.figures(source, destination, hosts.one_clock),
                     **cpu.used(source, started_s, ended_s)),
                 hosts.guest_failures(probe.result),
                 probe.result['blackout_stall_ms'], tuple(limits))
@@ -438,8 +484,6 @@ class LibvirtRig:
 
     def __init__(self, hosts: Hosts):
         self._hosts = hosts
-        # libvirt's own way to report an error is to print it
-        libvirt.registerErrorHandler(lambda context, error: None, None)
         listen()
 
     def obstacle(self, turn: scenario.Turn) -> str | None:

@@ -108,10 +108,15 @@ class Memory:
         name = f'hugepages-{guest.page_kib}kB'
         return _Pool(self._hugepages / name, self._directory / name)
 
-    def _available_mib(self) -> int:
+    def _mib(self, name: str) -> int:
         fields = dict(line.split(':') for line
                       in self._meminfo.read_text().splitlines())
-        return int(fields['MemAvailable'].split()[0]) // 1024
+        return int(fields[name].split()[0]) // 1024
+
+    @property
+    def total_mib(self) -> int:
+        """Of the machine."""
+        return self._mib('MemTotal')
 
     def obstacle(self, guest: scenario.Guest) -> str | None:
         """Why the machine has no memory for a guest; None if it has."""
@@ -124,7 +129,7 @@ class Memory:
             missing = pool.missing(guest.hugepages * SIDES)
             # those that the pool has already are not available memory
             needed_mib = missing * guest.page_kib // 1024
-        available_mib = self._available_mib()
+        available_mib = self._mib('MemAvailable')
         if available_mib < needed_mib + RESERVE_MIB:
             return (f'{available_mib} MiB of memory are available '
                     f'({self._meminfo}), {needed_mib + RESERVE_MIB} MiB are '

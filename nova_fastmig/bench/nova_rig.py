@@ -20,6 +20,7 @@ import typing as ty
 
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as lab_
+from nova_fastmig.bench import libvirt_rig
 from nova_fastmig.bench import scenario
 
 DIRECTORY = 'bench'
@@ -73,15 +74,18 @@ def cpu_options(guest: scenario.Guest, accelerator: str) -> list[str]:
     return ['cpu_mode=custom', f'cpu_models={lab_.DPDK_CPU}']
 
 
-def figures(run: dict[str, ty.Any]) -> dict[str, ty.Any]:
-    """Fields of Figures from a run of ``lab/demo.py``."""
+def figures(run: dict[str, ty.Any], heard: dict[str, ty.Any]
+            ) -> dict[str, ty.Any]:
+    """Fields of Figures from a run of ``lab/demo.py``.
+
+    :param heard: those that QEMU's events have
+    """
     return {
         **lab_.packet_figures(run['probe']),
         **lab_.job_figures(run['libvirt_job']),
-        'downtime_qemu_ms': run['blackout_qemu_ms'],
+        **heard,
         'total_nova_ms': run['total_nova_ms'],
-        'post_gap_ms': run['post_gap_ms'],
-        'steps_ms': lab_.steps_ms((run['report'] or {}).get('blackout'))}
+        'post_gap_ms': run['post_gap_ms']}
 
 
 class NovaGuest:
@@ -91,20 +95,27 @@ class NovaGuest:
 
     def migrate(self, key: scenario.Key,
                 workload: scenario.Workload) -> scenario.Run:
-        contender = self._contender
+        contender, lab = self._contender, self._lab
+        events = libvirt_rig.Events()
         told = () if workload.guest.data_plane == scenario.DataPlane.DPDK \
             else ('--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
                   '--disk-mib-per-s', str(workload.disk_mib_per_s))
-        with lab_.CpuRecorder(self._lab) as cpu:
+        with lab_.CpuRecorder(lab) as cpu, contextlib.ExitStack() as stack:
+            for host in lab.names:
+                stack.enter_context(events.heard(
+                    stack.enter_context(libvirt_rig.connected(lab.uri(host))),
+                    host))
             self._rig.demo(
                 'migrate', '--driver', str(contender.driver), '--server',
                 SERVER, '--count', '1', '--variant', contender.name,
                 '--features', ','.join(contender.features) or 'none',
                 '--packets-per-s', str(workload.packets_per_s), *told)
-        run = self._rig.last_run()
+            run = self._rig.last_run()
+            heard = events.figures(run['source'], run['destination'])
         return scenario.Run(
-            key, lab_.now(), run['source'], scenario.Figures(
-                **figures(run),
+            key, lab_.iso_time(run['started_s']), run['source'],
+            scenario.Figures(
+                **figures(run, heard),
                 **cpu.used(run['source'], run['started_s'], run['ended_s'])),
             tuple(run['failures']), run['probe']['blackout_stall_ms'])
 
@@ -114,6 +125,7 @@ class NovaRig:
 
     def __init__(self, lab: lab_.Lab):
         self._lab = lab
+        libvirt_rig.listen()
 
     def demo(self, *arguments: str) -> None:
         self._lab.on(

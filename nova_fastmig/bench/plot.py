@@ -30,9 +30,6 @@ from nova_fastmig.bench import scenario
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9',
            '#999999', '#F0E442')
 SEED_COLOUR, BEFORE_COLOUR, AFTER_COLOUR = '#999999', '#D55E00', '#009E73'
-# of the two that the seed measured
-SEED_KINDS = tuple(catalog.SEED)
-
 
 Summaries = list[analyze.Summary]
 
@@ -41,36 +38,39 @@ def _figure(width: float = 8, height: float = 4.5) -> figure.Figure:
     return figure.Figure(figsize=(width, height), layout='constrained')
 
 
-def _of(summaries: Iterable[analyze.Summary], kind: str, title: str
-        ) -> analyze.Summary | None:
+def _of(summaries: Iterable[analyze.Summary], workload: scenario.Workload,
+        title: str) -> analyze.Summary | None:
     return next((each for each in summaries if each.title == title and
-                 each.scenario.workload.kind == kind), None)
+                 each.scenario.workload == workload), None)
 
 
 def _seed(summaries: Summaries, metric: str, fields: tuple,
           label: str) -> figure.Figure | None:
     """The seed's chart beside the same chart of these results."""
-    found = [(kind, _of(summaries, kind, catalog.BEFORE),
-              _of(summaries, kind, catalog.AFTER)) for kind in SEED_KINDS]
-    if not any(before and after and before.median(metric) is not None and
-               after.median(metric) is not None
-               for _, before, after in found):
+    found = []
+    for workload in analyze.workloads(summaries):
+        pair = [each.spreads[metric] for each in (
+            _of(summaries, workload, title)
+            for title in (catalog.BEFORE, catalog.AFTER))
+            if each and metric in each.spreads]
+        if workload.kind in catalog.SEED and len(pair) == 2:
+            found.append((catalog.title(workload), *pair))
+    if not found:
         return None
-    made = _figure()
+    made = _figure(6 + len(found))
     seed_axes, axes = made.subplots(1, 2)
-    for panel, title in ((seed_axes, 'OPNFV KVM4NFV, 2016'),
-                         (axes, 'these results, medians')):
+    for panel, title, names in (
+            (seed_axes, 'OPNFV KVM4NFV, 2016', list(catalog.SEED)),
+            (axes, 'these results, medians', [name for name, *_ in found])):
         panel.set_title(title)
         panel.set_ylabel(label)
-        panel.set_xticks(range(len(SEED_KINDS)), SEED_KINDS)
+        panel.set_xticks(range(len(names)), names)
         panel.grid(axis='y', alpha=0.3)
-    for place, (kind, before, after) in enumerate(found):
-        seed = [getattr(catalog.SEED[kind], field) for field in fields]
-        _pair(seed_axes, place, *seed)
-        if before and after and (before.median(metric) is not None and
-                                 after.median(metric) is not None):
-            _pair(axes, place, before.median(metric), after.median(metric),
-                  before.spreads[metric], after.spreads[metric])
+    for place, seed in enumerate(catalog.SEED.values()):
+        _pair(seed_axes, place, *(getattr(seed, field) for field in fields))
+    for place, (_, before, after) in enumerate(found):
+        _pair(axes, place, before.median.value, after.median.value, before,
+              after)
     seed_axes.legend(['before', 'after'])
     axes.legend([catalog.BEFORE, catalog.AFTER])
     for panel in (seed_axes, axes):

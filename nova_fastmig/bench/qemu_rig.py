@@ -43,6 +43,8 @@ OPTIONS: dict[scenario.Option, tuple[set, set, dict]] = {
     scenario.Option.AUTO_CONVERGE: (set(), {'auto-converge'}, {}),
     scenario.Option.PARALLEL: ({'multifd'}, set(), {'multifd-channels': 2}),
     scenario.Option.XBZRLE: ({'xbzrle'}, set(), {}),
+    # a transport of its own: see QemuRig.uri
+    scenario.Option.RDMA: (set(), set(), {}),
     scenario.Option.MULTIFD_ZLIB: ({'multifd'}, set(), {
         'multifd-channels': 2, 'multifd-compression': 'zlib'}),
     scenario.Option.MULTIFD_ZSTD: ({'multifd'}, set(), {
@@ -241,15 +243,17 @@ class QemuGuest:
                 workload: scenario.Workload) -> scenario.Run:
         source, destination = self._directions.next()
         rig = self._rig
-        uri = rig.uri(destination)
+        uri = rig.uri(destination, self._turn.contender)
         with monitored():
             self._there = self._run(rig.start(
                 destination, self._turn, '-incoming', 'defer'))
             self._run(self._prepare(uri))
             with lab_.watched(rig.lab, ADDRESS, workload) as (probe, cpu):
+                probe.mark()
                 started_s, time_text = time.time(), lab_.now()
                 info, stop_s, resume_s = self._run(self._migrate(uri))
                 ended_s = time.time()
+                probe.mark()
             self._run(rig.end(source, self._here))
         self._here, self._there = self._there, None
         steps = steps_ms(info.get('x-blackout', {}))
@@ -326,8 +330,11 @@ class QemuRig:
                 self.lab.memory.obstacle(turn.guest) or
                 option_obstacle(self.lab, turn.contender))
 
-    def uri(self, host: str) -> str:
-        return f'tcp:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'
+    def uri(self, host: str, contender: scenario.Contender) -> str:
+        """That the guest's memory is sent to."""
+        transport = ('rdma' if scenario.Option.RDMA in contender.options
+                     else 'tcp')
+        return f'{transport}:{lab_.MANAGEMENT_IP[host]}:{MIGRATION_PORT}'
 
     async def start(self, host: str, turn: scenario.Turn, *arguments: str
                     ) -> monitor.Monitor:
@@ -335,22 +342,27 @@ class QemuRig:
 
         :raises: engine.RigError
         """
-        self._plug(host, turn.guest.data_plane)
-        line = command_line(
-            turn.guest, lab_.EMULATOR[turn.contender.qemu],
-            self.lab.accelerator, host, self._disk)
-        self.lab.on(host, 'systemd-run', '--quiet', '--collect',
-                    f'--unit={NAME}', *line, *arguments)
+        # in a thread, as the event loop has to run for Ctrl-C to end this
+        await asyncio.to_thread(self._start, host, turn, arguments)
         address = lab_.MANAGEMENT_IP[host], QMP_PORT
         made = monitor.Monitor(f'{turn.contender.qemu} QEMU on {host}')
         await until_it_listens(address, made.name)
         await made.connect(address)
         return made
 
+    def _start(self, host: str, turn: scenario.Turn,
+               arguments: tuple[str, ...]) -> None:
+        self._plug(host, turn.guest.data_plane)
+        line = command_line(
+            turn.guest, lab_.EMULATOR[turn.contender.qemu],
+            self.lab.accelerator, host, self._disk)
+        self.lab.on(host, 'systemd-run', '--quiet', '--collect',
+                    f'--unit={NAME}', *line, *arguments)
+
     async def end(self, host: str, ended: monitor.Monitor) -> None:
         """End the QEMU that the guest has left."""
         await ended.disconnect()
-        self._stop(host)
+        await asyncio.to_thread(self._stop, host)
 
     def _stop(self, host: str) -> None:
         self.lab.on(host, 'sh', '-c', f'systemctl stop {NAME} 2>/dev/null; '

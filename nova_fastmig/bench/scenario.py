@@ -238,6 +238,11 @@ class Turn:
     # in the order in which they are migrated
     migrations: tuple[tuple[Key, Workload], ...]
 
+    @property
+    def name(self) -> str:
+        """Of the contender with this guest, whatever the round."""
+        return f'{self.contender.name}/{self.guest.name}'
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -299,13 +304,35 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """What came of the packets that were sent in one phase.
+
+    :ivar longest_loss_ms: longest run of packets that never came back
+    :ivar latency_p50_ms: None, as the others, if none came back
+    """
+
+    packets_sent: int
+    packets_lost: int
+    packets_duplicated: int
+    packets_reordered: int
+    longest_loss_ms: float
+    latency_p50_ms: float | None
+    latency_p99_ms: float | None
+    latency_max_ms: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Figures:
     """What one migration gave; None for what nobody told.
 
     :ivar blackout_ms: longest run of packets that never came back
     :ivar gap_ms: longest time between two that came back
+    :ivar before: the migration was asked for; ``after``: it was over for who
+        asked
     :ivar downtime_qemu_ms: stop to resume, by the QEMUs' own clocks
     :ivar downtime_libvirt_ms: libvirt's figure, with its own work
+    :ivar total_qemu_ms: from QEMU's setup of the migration to its end
+    :ivar post_copy: whether it went over to post-copy
     :ivar total_nova_ms: from the request to Nova's last step
     :ivar steps_ms: of the blackout, after the stop, as the patched QEMU tells
     :ivar bytes_sent: for the guest's memory
@@ -327,6 +354,9 @@ class Figures:
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None
     latency_max_ms: float | None = None
+    before: Phase | None = None
+    during: Phase | None = None
+    after: Phase | None = None
     downtime_qemu_ms: float | None = None
     downtime_libvirt_ms: float | None = None
     total_qemu_ms: float | None = None
@@ -336,6 +366,7 @@ class Figures:
     steps_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bytes_sent: int | None = None
     iterations: int | None = None
+    post_copy: bool | None = None
     cpu_source_ms: float | None = None
     cpu_destination_ms: float | None = None
     cpu_window_ms: float | None = None

@@ -11,6 +11,7 @@
 #    under the License.
 
 import dataclasses
+import math
 
 from hypothesis import given
 from hypothesis import settings
@@ -19,6 +20,7 @@ from oslotest import base
 
 from nova_fastmig.bench import analyze
 from nova_fastmig.bench import catalog
+from nova_fastmig.bench import scenario
 from tests.unit.bench import made
 
 _values = st.lists(st.floats(0.1, 1e6), min_size=2, max_size=30)
@@ -121,10 +123,25 @@ class TestCompare(base.BaseTestCase):
         self.assertFalse(found['bytes_sent'].clear)
         self.assertNotIn('total_nova_ms', found)
 
+    def test_nothing_is_clear_without_a_ratio(self):
+        # a median of 0 among the resamples of both
+        spread = analyze.spread([0, 1])
+        for low, high in ((math.nan, math.nan), (None, None)):
+            self.assertFalse(analyze.Comparison(
+                'blackout_ms', spread, spread,
+                analyze.Estimate(1, low, high)).clear)
+
+    def test_what_was_not_told_in_a_phase(self):
+        phase = scenario.Phase(900, 0, 0, 0, 0, None, None, None)
+        runs = [made.results(during=phase).runs[0]]
+        self.assertEqual([], analyze.values(runs, 'during.latency_p50_ms'))
+        self.assertEqual([], analyze.values(runs, 'before.latency_p50_ms'))
+
     def test_ranks(self):
         found = {(each.workload, each.title, each.comparison.metric):
                  each.ahead for each in analyze.ranks(made.results(rounds=4))}
         self.assertEqual({
             (kind, title, metric): title == 'virsh'
             for kind in ('idle', 'l2fwd') for title in ('nova', 'virsh')
-            for metric in ('blackout_ms', 'total_ms')}, found)
+            for metric in ('blackout_ms', 'gap_ms', 'total_libvirt_ms')},
+            found)

@@ -71,6 +71,23 @@ class TestCatalog(base.BaseTestCase):
         self.assertIn(message, str(error))
         self.assertIn('must be one of', str(error))
 
+    def test_the_seeds_size_needs_a_host_for_it(self):
+        small, seed = catalog.Size(), catalog.SEED_SIZE
+        for cores, memory_mib, guests, wanted in (
+                (10, 20480, 2, seed), (9, 20480, 2, small),
+                (10, 20479, 2, small), (6, 12288, 1, seed),
+                (2, 65536, 1, small)):
+            self.assertEqual(wanted, catalog.size_for(cores, memory_mib,
+                                                      guests))
+
+    def test_titles_with_another_size(self):
+        for name in catalog.WORKLOADS:
+            made, = catalog.comparison(
+                'made', ['virsh'], [name], 1, 1,
+                catalog.Size(2048, 2)).scenarios
+            self.assertEqual(name, catalog.title(made.workload))
+            self.assertEqual(2, made.workload.guest.vcpus)
+
     def test_titles(self):
         for known in catalog.CONTENDERS, catalog.WORKLOADS:
             for name, each in known.items():

@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -18,6 +19,7 @@ from unittest import mock
 import ddt
 
 from nova_fastmig import bench
+from nova_fastmig.bench import catalog
 from nova_fastmig.bench import cli
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import plot
@@ -145,13 +147,24 @@ class TestProgress(base.CommandTestCase):
     def test_each_run_is_shown_once(self):
         results = made.results(rounds=1)
         first = dataclasses.replace(results, runs=results.runs[:1])
-        progress = cli.Progress(len(results.runs), 0)
+        progress = cli.Progress(first)
         with mock.patch.object(progress._bar.console, 'print') as said:
-            progress.show(dataclasses.replace(first, runs=()))
             progress.show(first)
             progress.show(dataclasses.replace(
-                first, not_run={'x': 'cannot be run'}))
+                first, runs=results.runs[:2]))
+            progress.show(dataclasses.replace(
+                first, runs=results.runs[:2], not_run={'x': 'no device'}))
         said.assert_called_once()
+
+    def test_what_cannot_run_is_not_waited_for(self):
+        results = made.results()
+        turn = next(results.comparison.turns())
+        total = len(results.runs)
+        self.assertEqual(total, cli.Progress._total(results))
+        # two rounds of it
+        self.assertEqual(
+            total - 2 * len(turn.migrations), cli.Progress._total(
+                dataclasses.replace(results, not_run={turn.name: 'no'})))
 
 
 @ddt.ddt
@@ -179,6 +192,26 @@ class TestRunOptions(base.CommandTestCase):
         comparison = cli.chosen(args)
         self.assertEqual((7, 1), (comparison.rounds, comparison.migrations))
         self.assertEqual(4, len(comparison.scenarios))
+
+    @ddt.data('255', '257', '0', '-2', 'x', '')
+    def test_memory_that_a_guest_cannot_have(self, text):
+        error = self.assertRaises(argparse.ArgumentTypeError,
+                                  cli._memory_mib, text)
+        self.assertIn(f'{text!r} is not an even number from 256', str(error))
+
+    def test_size_of_guests(self):
+        def guests(*arguments: str, default=catalog.Size()) -> list:
+            args = cli.BenchRun(mock.Mock(), None).get_parser(
+                'run').parse_args(['--workloads', 'idle,idle-4gib,l2fwd-dpdk',
+                                   '--contenders', 'virsh', *arguments])
+            return [(each.workload.guest.memory_mib,
+                     each.workload.guest.vcpus)
+                    for each in cli.chosen(args, default).scenarios]
+        self.assertEqual([(256, 1), (4096, 1), (512, 1)], guests())
+        self.assertEqual([(1024, 2), (4096, 2), (1024, 2)], guests(
+            '--memory-mib', '1024', '--vcpus', '2'))
+        self.assertEqual([(8192, 2), (4096, 2), (8192, 2)], guests(
+            '--vcpus', '2', default=catalog.SEED_SIZE))
 
     @ddt.data(([], 'full'), (['--hosts', 'FILE'], 'libvirt'),
               (['--hosts', 'FILE', '--comparison', 'features'], 'features'),

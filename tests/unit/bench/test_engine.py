@@ -74,8 +74,9 @@ class TestEngine(base.BaseTestCase):
         directory = self.useFixture(fixtures.TempDir()).path
         self.path = pathlib.Path(directory) / 'bench.json'
         self.comparison = made.results().comparison
-        self.keys = [key for turn in self.comparison.turns()
-                     for key, _ in turn.migrations]
+        turns = list(self.comparison.turns())
+        self.turns = len(turns)
+        self.keys = [key for turn in turns for key, _ in turn.migrations]
 
     def run_it(self, rig, comparison=None, machine=None):
         results = engine.begin(
@@ -91,7 +92,7 @@ class TestEngine(base.BaseTestCase):
         self.assertEqual(self.keys, rig.migrated)
         self.assertEqual(0, rig.running)
         # one guest for a turn, not for a migration
-        self.assertEqual(6, rig.booted)
+        self.assertEqual(self.turns, rig.booted)
         self.assertEqual(results.runs, engine.load(self.path).runs)
 
     def test_an_interrupted_run_goes_on(self):
@@ -122,11 +123,19 @@ class TestEngine(base.BaseTestCase):
         self.assertEqual(8, len(failed))
         self.assertEqual(set(self.keys), results.done)
 
-    def test_a_guest_that_breaks_fails_the_rest_of_its_turn(self):
-        results = self.run_it(FakeRig(breaks_at=(1,)))
+    def test_a_guest_that_breaks_is_replaced(self):
+        rig = FakeRig(breaks_at=(1,))
+        results = self.run_it(rig)
         failed = [run for run in results.runs if run.failures]
-        self.assertEqual(self.keys[1:4], [run.key for run in failed])
-        self.assertEqual(len(self.keys), len(results.runs))
+        self.assertEqual(self.keys[1:2], [run.key for run in failed])
+        self.assertEqual(self.keys, [run.key for run in results.runs])
+        self.assertEqual(1 + self.turns, rig.booted)
+
+    def test_what_could_not_run_once(self):
+        self.run_it(FakeRig(obstacles=('virsh',)))
+        results = self.run_it(FakeRig())
+        self.assertEqual({}, results.not_run)
+        self.assertEqual(set(self.keys), results.done)
 
     def test_another_comparison_is_not_mixed_in(self):
         self.run_it(FakeRig())

@@ -338,7 +338,7 @@ class TestClocks(base.BaseTestCase):
                                         figures['total_libvirt_ms']))
 
     def downtime_ms(self, one_clock, blackout_ns):
-        events = libvirt_rig.Events()
+        events = libvirt_rig.Events(libvirt_rig.NAME)
         domain = mock.Mock()
         domain.name.return_value = libvirt_rig.NAME
         for side, event, seconds, details in (
@@ -347,7 +347,8 @@ class TestClocks(base.BaseTestCase):
                  f'"x-blackout": {blackout_ns}}}'),
                 ('destination', 'RESUME', 107, None)):
             events._on_event(None, domain, event, seconds, 500, details, side)
-        return events.figures(one_clock)['downtime_qemu_ms']
+        return events.figures('source', 'destination', one_clock)[
+            'downtime_qemu_ms']
 
     def test_qemu(self):
         self.assertEqual(7000, self.downtime_ms(True, '{}'))

@@ -15,6 +15,7 @@ import re
 
 from oslotest import base
 
+from nova_fastmig.bench import analyze
 from nova_fastmig.bench import html
 from tests.unit.bench import made
 
@@ -32,6 +33,15 @@ class TestReport(base.BaseTestCase):
             self.assertIn(f'<td>{figure}</td>', text)
         for ratio in ('5.2', '3.5', '3.2'):
             self.assertIn(f'<td>{ratio}</td>', text)
+
+    def test_each_workload_beside_the_seeds(self):
+        text = html.render(made.results(workloads=(
+            'idle', 'idle-8gib', 'l2fwd', 'l2fwd-dpdk')))
+        for name in ('idle', 'idle-8gib', 'l2fwd', 'l2fwd-dpdk'):
+            self.assertIn(f'<tr><td>{name}</td><td>total</td>', text)
+
+    def test_the_gap_is_beside_the_blackout(self):
+        self.assertIn(analyze.METRICS['gap_ms'], html.render(made.results()))
 
     def test_who_is_ahead(self):
         text = html.render(made.results(rounds=5))

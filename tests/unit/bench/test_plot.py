@@ -56,6 +56,13 @@ class TestPlot(base.BaseTestCase):
         # 29 / 9
         self.assertIn('3.2 x', texts(drawn('seed-downtime', results)))
 
+    def test_workloads_of_one_kind_are_each_there(self):
+        _, axes = drawn('seed-total', made.results(
+            workloads=('l2fwd', 'l2fwd-dpdk'))).axes
+        self.assertEqual(
+            ['l2fwd', 'l2fwd-dpdk'],
+            [label.get_text() for label in axes.get_xticklabels()])
+
     def test_a_waterfall_ends_at_the_last_step(self):
         axes, = drawn('waterfall', made.results()).axes
         ends = {round(bar.get_x() + bar.get_width(), 3)

@@ -13,13 +13,16 @@
 """What the rigs decide; what they do is tested in the lab."""
 
 import dataclasses
+import json
 import types
+from unittest import mock
 from xml.etree import ElementTree
 
 import ddt
 from oslotest import base
 
 from nova_fastmig.bench import catalog
+from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab
 from nova_fastmig.bench import libvirt_rig
 from nova_fastmig.bench import nova_rig
@@ -34,7 +37,11 @@ PROBED = {
     'blackout_ms': 12.0, 'gap_ms': 14.5, 'rtt_p50_ms': 0.3, 'rtt_p99_ms': 2.0,
     'rtt_max_ms': 9.0, 'first_pages_verified': 1000, 'pages_verified': 17384,
     'first_guest_ns': 10**9, 'last_guest_ns': 3 * 10**9,
-    'first_disk_blocks': None, 'disk_blocks': None, 'disk_faults': None}
+    'first_disk_blocks': None, 'disk_blocks': None, 'disk_faults': None,
+    'phases': []}
+PHASE = {'sent': 900, 'received': 888, 'lost': 12, 'duplicates': 1,
+         'reordered': 2, 'longest_loss_ms': 11.0, 'rtt_p50_ms': 0.4,
+         'rtt_p99_ms': 5.0, 'rtt_max_ms': 60.0}
 
 
 def contenders(control: scenario.Control) -> dict:
@@ -136,14 +143,62 @@ class TestLibvirt(base.BaseTestCase):
             [each.get('value') for each in xml.find(
                 '{http://libvirt.org/schemas/domain/qemu/1.0}commandline')])
 
-    @ddt.data((None, None, {}, None), (5_000, None, {}, None),
-              (5_000, 12_500, {}, 7.5),
-              (5_000, 12_500, {'stop': 10**6, 'stopped': 10**6}, 7.5),
-              (5_000, 12_500, {'stop': 10**6, 'resume': 5 * 10**6}, 4.0))
+    STOP, RESUME = ('source', 'STOP'), ('destination', 'RESUME')
+
+    @ddt.data(({}, {}, None), ({STOP: 5_000}, {}, None),
+              ({STOP: 5_000, RESUME: 12_500}, {}, 7.5),
+              ({STOP: 5_000, RESUME: 12_500},
+               {'stop': 10**6, 'stopped': 10**6}, 7.5),
+              ({STOP: 5_000, RESUME: 12_500},
+               {'stop': 10**6, 'resume': 5 * 10**6}, 4.0))
     @ddt.unpack
-    def test_downtime(self, stop_us, resume_us, blackout_ns, wanted_ms):
+    def test_downtime(self, times_us, blackout_ns, wanted_ms):
         self.assertEqual(wanted_ms, libvirt_rig.to_figures(
-            stop_us, resume_us, blackout_ns)['downtime_qemu_ms'])
+            times_us, blackout_ns, True)['downtime_qemu_ms'])
+
+    def test_other_clocks(self):
+        found = libvirt_rig.to_figures(
+            {self.STOP: 5_000, self.RESUME: 12_500,
+             ('source', 'setup'): 1_000, ('source', 'completed'): 15_000},
+            {}, False)
+        self.assertIsNone(found['downtime_qemu_ms'])
+        self.assertEqual(14, found['total_qemu_ms'])
+
+    def test_what_is_heard(self):
+        events = libvirt_rig.Events('it')
+        for host, domain, event, time_us, details in (
+                ('compute2', 'it', 'MIGRATION', 1_000, {'status': 'setup'}),
+                ('compute2', 'other', 'STOP', 1_500, None),
+                ('compute2', 'it', 'MIGRATION', 1_800,
+                 {'status': 'postcopy-active'}),
+                ('compute2', 'it', 'STOP', 2_000, None),
+                # the first one counts
+                ('compute2', 'it', 'STOP', 2_500, None),
+                ('compute1', 'it', 'RESUME', 6_000, None),
+                ('compute2', 'it', 'MIGRATION', 9_000,
+                 {'status': 'completed', 'x-blackout': {
+                     'stop': 0, 'resume': 3_000_000}}),
+                ('compute1', 'it', 'MIGRATION', 9_500,
+                 {'status': 'completed'})):
+            events._on_event(
+                None, mock.Mock(**{'name.return_value': domain}), event, 0,
+                time_us, details and json.dumps(details), host)
+        self.assertEqual(
+            {'downtime_qemu_ms': 3, 'steps_ms': {'resumed_ms': 3},
+             'total_qemu_ms': 8, 'post_copy': True},
+            events.figures('compute2', 'compute1'))
+
+    def test_statistics_that_come_late(self):
+        domain = mock.Mock()
+        domain.jobStats.side_effect = [{}, {'time_elapsed': 900}]
+        self.assertEqual({'time_elapsed': 900},
+                         libvirt_rig.completed_job(domain))
+
+    def test_statistics_that_do_not_come(self):
+        domain = mock.Mock(**{'jobStats.return_value': {}})
+        with mock.patch.object(libvirt_rig, 'STATISTICS_WITHIN_S', 0):
+            self.assertRaises(engine.RigError, libvirt_rig.completed_job,
+                              domain)
 
     def test_sample(self):
         sample = libvirt_rig.to_sample(
@@ -175,9 +230,14 @@ class TestQemu(base.BaseTestCase):
                           'multifd-compression': 'zstd'}, found.parameters)
 
     def test_every_option_of_the_catalog_is_known(self):
-        for name, each in contenders(scenario.Control.QEMU).items():
-            if name != 'rdma':
-                qemu_rig.settings(each)
+        for each in contenders(scenario.Control.QEMU).values():
+            qemu_rig.settings(each)
+
+    def test_uri(self):
+        rig = qemu_rig.QemuRig(lab.Lab())
+        for name, uri in (('qemu', 'tcp:10.77.0.12:4456'),
+                          ('rdma', 'rdma:10.77.0.12:4456')):
+            self.assertEqual(uri, rig.uri('compute2', CONTENDERS[name]))
 
     def test_steps(self):
         self.assertEqual(
@@ -276,6 +336,17 @@ class TestFigures(base.BaseTestCase):
         self.assertEqual(32, figures.rewritten_mib_per_s)
         self.assertIsNone(figures.disk_mib_per_s)
 
+    def test_phases(self):
+        figures = scenario.Figures(**lab.packet_figures(PROBED | {
+            'phases': [PHASE | {'lost': lost} for lost in (0, 12, 1)]}))
+        self.assertEqual((0, 12, 1), (
+            figures.before.packets_lost, figures.during.packets_lost,
+            figures.after.packets_lost))
+        self.assertEqual((900, 11.0, 0.4, 5.0, 60.0), (
+            figures.during.packets_sent, figures.during.longest_loss_ms,
+            figures.during.latency_p50_ms, figures.during.latency_p99_ms,
+            figures.during.latency_max_ms))
+
     def test_disk(self):
         # 240 blocks of 64 KiB in 2 s
         self.assertEqual(7.5, lab.packet_figures(PROBED | {
@@ -293,15 +364,14 @@ class TestFigures(base.BaseTestCase):
             'probe': PROBED, 'libvirt_job': {
                 'downtime': 15, 'time_elapsed': 900,
                 'memory_processed': 10**8, 'memory_iteration': 5},
-            'blackout_qemu_ms': 8.5, 'total_nova_ms': 2500.0,
-            'post_gap_ms': 1.0, 'report': {'blackout': {
-                'stopped_ms': 0.5, 'pages_loaded_ms': None,
-                'resumed_ms': 8.5}}}))
-        self.assertEqual((900, 15, 8.5, 5), (
-            figures.total_ms, figures.downtime_libvirt_ms,
-            figures.downtime_qemu_ms, figures.iterations))
-        self.assertEqual({'stopped_ms': 0.5, 'resumed_ms': 8.5},
-                         figures.steps_ms)
+            'total_nova_ms': 2500.0, 'post_gap_ms': 1.0},
+            {'downtime_qemu_ms': 8.5, 'total_qemu_ms': 400,
+             'steps_ms': {'stopped_ms': 0.5}, 'post_copy': False}))
+        self.assertEqual((400, 900, 2500, 15, 8.5, 5), (
+            figures.total_ms, figures.total_libvirt_ms, figures.total_nova_ms,
+            figures.downtime_libvirt_ms, figures.downtime_qemu_ms,
+            figures.iterations))
+        self.assertEqual({'stopped_ms': 0.5}, figures.steps_ms)
 
     def test_directions(self):
         directions = lab.Directions()
