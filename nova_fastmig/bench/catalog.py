@@ -171,6 +171,7 @@ class Size:
     vcpus: int | None = None
 
 
+AS_IT_IS = Size()
 SEED_SIZE = Size(8192, 4)
 # for everything but guests
 RESERVED_MIB, RESERVED_CORES = 4096, 2
@@ -184,7 +185,7 @@ def size_for(cores: int, memory_mib: int, guests: int) -> Size:
     if (cores >= guests * SEED_SIZE.vcpus + RESERVED_CORES and
             memory_mib >= guests * SEED_SIZE.memory_mib + RESERVED_MIB):
         return SEED_SIZE
-    return Size()
+    return AS_IT_IS
 
 
 def _resized(name: str, size: Size) -> scenario.Workload:
@@ -227,7 +228,7 @@ def _chosen(what: str, names: Iterable[str], known: dict) -> list:
 
 def comparison(name: str, contenders: Iterable[str],
                workloads: Iterable[str], rounds: int, migrations: int,
-               size: Size = Size()) -> scenario.Comparison:
+               size: Size = AS_IT_IS) -> scenario.Comparison:
     """Each of these contenders with each of these workloads.
 
     :param size: of the guests, where it is not what the workload is about

@@ -74,7 +74,7 @@ def _memory_mib(text: str) -> int:
     return int(text)
 
 
-def chosen(args: argparse.Namespace, default: catalog.Size = catalog.Size()
+def chosen(args: argparse.Namespace, default: catalog.Size = catalog.AS_IT_IS
            ) -> scenario.Comparison:
     """The comparison that the options describe.
 

@@ -252,7 +252,7 @@ class Hosts(lab.Packets):
     def guest_size(self) -> catalog.Size:
         """What guests have here where nothing else is said."""
         if self.accelerator != 'kvm':
-            return catalog.Size()
+            return catalog.AS_IT_IS
         machine = self.machine()
         cores, memory_mib = (
             min(machine[f'{host}_{what}'] for host in self.names)

@@ -237,7 +237,7 @@ class Lab(Packets):
     def guest_size(self) -> catalog.Size:
         """What guests have here where nothing else is said."""
         if self.accelerator != 'kvm':
-            return catalog.Size()
+            return catalog.AS_IT_IS
         return catalog.size_for(len(os.sched_getaffinity(0)),
                                 self.memory.total_mib, memory.SIDES)
 

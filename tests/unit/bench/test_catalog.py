@@ -84,7 +84,7 @@ class TestCatalog(base.BaseTestCase):
         for name in catalog.WORKLOADS:
             made, = catalog.comparison(
                 'made', ['virsh'], [name], 1, 1,
-                catalog.Size(2048, 2)).scenarios
+                catalog.Size(3072, 2)).scenarios
             self.assertEqual(name, catalog.title(made.workload))
             self.assertEqual(2, made.workload.guest.vcpus)
 

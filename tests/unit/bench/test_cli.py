@@ -200,7 +200,7 @@ class TestRunOptions(base.CommandTestCase):
         self.assertIn(f'{text!r} is not an even number from 256', str(error))
 
     def test_size_of_guests(self):
-        def guests(*arguments: str, default=catalog.Size()) -> list:
+        def guests(*arguments: str, default=catalog.AS_IT_IS) -> list:
             args = cli.BenchRun(mock.Mock(), None).get_parser(
                 'run').parse_args(['--workloads', 'idle,idle-4gib,l2fwd-dpdk',
                                    '--contenders', 'virsh', *arguments])
