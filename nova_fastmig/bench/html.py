@@ -89,7 +89,8 @@ def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
                 for name in (catalog.BEFORE, catalog.AFTER))
             rows.append({
                 'workload': catalog.title(workload), 'what': what,
-                'seed_before': before, 'seed_after': after, 'seed_ratio': before / after,
+                'seed_before': before, 'seed_after': after,
+                'seed_ratio': before / after,
                 'before': first, 'after': last,
                 'ratio': first / last if first and last else None})
     return rows
