@@ -153,14 +153,15 @@ def find(host, uuid: str) -> Place:
         try:
             domain = host.get_connection().lookupByUUIDString(uuid)
             state, reason = domain.state()
-            is_busy = domain.jobStats().get(
-                'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
-                    libvirt.VIR_DOMAIN_JOB_NONE)
             if state == libvirt.VIR_DOMAIN_SHUTOFF:
+                # libvirt has no statistics of it.
                 return {
                     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: Place.AWAY,
                     libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: Place.UNKNOWN,
                 }.get(reason, Place.HERE)
+            is_busy = domain.jobStats().get(
+                'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
+                    libvirt.VIR_DOMAIN_JOB_NONE)
             if not is_busy and (
                     state == libvirt.VIR_DOMAIN_RUNNING or
                     reason == libvirt.VIR_DOMAIN_PAUSED_USER):

@@ -67,11 +67,17 @@ class TestFind(base.BaseTestCase):
         looks = list(looks)
 
         def state():
-            self.job = looks[0][1]
-            return (looks.pop(0) if len(looks) > 1 else looks[0])[0]
+            self.state, self.job = (
+                looks.pop(0) if len(looks) > 1 else looks[0])
+            return self.state
+
+        def job():
+            if self.state[0] == libvirt.VIR_DOMAIN_SHUTOFF:
+                raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+            return self.job
 
         self.domain.state.side_effect = state
-        self.domain.jobStats.side_effect = lambda: self.job
+        self.domain.jobStats.side_effect = job
         return interrupted.find(self.host, UUID)
 
     @ddt.data(
