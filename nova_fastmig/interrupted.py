@@ -41,6 +41,7 @@ from nova.objects import base as nova_base
 from oslo_log import log as logging
 import oslo_messaging
 from oslo_serialization import jsonutils
+from oslo_utils import uuidutils
 
 from nova_fastmig import durable
 from nova_fastmig import guest
@@ -323,6 +324,9 @@ class Notes:
         :param tell: called with (context, instance, destination, Place)
         """
         for path in sorted(self._directory.glob('*.json')):
+            # Others may keep theirs in the directory.
+            if not uuidutils.is_uuid_like(path.stem):
+                continue
             try:
                 note, context = Note.from_bytes(path.read_bytes())
                 if note.source != manager.host:

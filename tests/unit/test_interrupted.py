@@ -221,6 +221,13 @@ class TestNotes(base.BaseTestCase):
             self.assertFalse(self.path.exists())
         self.tell.assert_not_called()
 
+    def test_what_is_somebody_elses_is_left_alone(self):
+        self.directory.mkdir()
+        theirs = self.directory / 'calibration.json'
+        theirs.write_bytes(b'{"version": 1}')
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.assertTrue(theirs.exists())
+
     def test_another_hosts_is_left_alone(self):
         self.leave(source='compute3')
         self.notes.finish(mock.Mock(), self.manager, self.tell)
