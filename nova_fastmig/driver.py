@@ -231,6 +231,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         return getattr(self.virtapi, '_compute', None)
 
     def get_available_resource(self, nodename):
+        # Nova asks for the first time when it has looked at its instances.
+        self._sessions.finish_interrupted_later()
         fast_guest.persist_all(self._host)
         for instance, network_info in self._sessions.left_over():
             self._unplug_vifs(instance, network_info, True)

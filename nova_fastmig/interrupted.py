@@ -23,6 +23,7 @@ Nova takes its last steps once and sets the server to ERROR if one fails. Here
 they are taken again until what they need can be reached.
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import enum
@@ -41,9 +42,11 @@ from nova.objects import base as nova_base
 from oslo_log import log as logging
 import oslo_messaging
 from oslo_serialization import jsonutils
+from oslo_utils import uuidutils
 
 from nova_fastmig import durable
 from nova_fastmig import guest
+from nova_fastmig import worker
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ _UNREACHABLE = (
 _UNREACHABLE_THERE = frozenset(
     (*(error.__name__ for error in _UNREACHABLE), 'DBConnectionError'))
 
-_ENDED = frozenset(('completed', 'failed', 'error', 'cancelled'))
+_GIVEN_UP = frozenset(('failed', 'error', 'cancelled'))
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -153,14 +156,15 @@ def find(host, uuid: str) -> Place:
         try:
             domain = host.get_connection().lookupByUUIDString(uuid)
             state, reason = domain.state()
-            is_busy = domain.jobStats().get(
-                'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
-                    libvirt.VIR_DOMAIN_JOB_NONE)
             if state == libvirt.VIR_DOMAIN_SHUTOFF:
+                # libvirt has no statistics of it.
                 return {
                     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: Place.AWAY,
                     libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN: Place.UNKNOWN,
                 }.get(reason, Place.HERE)
+            is_busy = domain.jobStats().get(
+                'type', libvirt.VIR_DOMAIN_JOB_NONE) != (
+                    libvirt.VIR_DOMAIN_JOB_NONE)
             if not is_busy and (
                     state == libvirt.VIR_DOMAIN_RUNNING or
                     reason == libvirt.VIR_DOMAIN_PAUSED_USER):
@@ -187,6 +191,10 @@ class Notes:
 
     def __init__(self, directory: str):
         self._directory = pathlib.Path(directory)
+        # Those of an earlier nova-compute that could not be ended yet, and
+        # what goes on with them.
+        self._waiting: set[pathlib.Path] = set()
+        self._later: Callable[[], None] | None = None
 
     def _path(self, uuid: str) -> pathlib.Path:
         return self._directory / f'{uuid}.json'
@@ -204,10 +212,11 @@ class Notes:
                 context, instance.uuid)))
 
     def _write(self, instance, note: Note) -> None:
+        path = self._path(instance.uuid)
+        self._waiting.discard(path)
         try:
             # Connections of volumes can hold secrets.
-            durable.replace(self._path(instance.uuid), note.to_bytes(),
-                            mode=0o600)
+            durable.replace(path, note.to_bytes(), mode=0o600)
         except OSError as error:
             LOG.warning('The migration goes on without a note of it, so that '
                         'nothing will end it if nova-compute dies: %s', error,
@@ -272,7 +281,8 @@ class Notes:
                         note.destination, reason, instance=instance)
             time.sleep(_AGAIN_S)
             try:
-                self._take_again(manager, context, note, place, status)
+                self._take_again(manager, context, note, place, status,
+                                 may_be_reset=False)
             except Exception as error:
                 if not is_unreachable(error):
                     raise
@@ -283,11 +293,21 @@ class Notes:
                 return
 
     def _take_again(self, manager, context, note: Note, place: Place,
-                    status: str) -> None:
+                    status: str, may_be_reset: bool) -> None:
+        """Take Nova's last step if it is still to be taken.
+
+        :param may_be_reset: Nova may have set the task state to None
+        """
         instance, migration = self._read(context, note)
-        if migration.status == 'completed':
+        destination = note.destination or migration.dest_compute
+        if (migration.status == 'completed' or
+                instance.host not in (manager.host, destination)):
+            # All that can be left is the migration's allocation.
+            self._complete(manager, context, instance, migration)
             return
-        if instance.host == note.destination:
+        is_there = instance.host == destination
+        is_migrating = instance.task_state == task_states.MIGRATING
+        if is_there or (may_be_reset and not is_migrating):
             # The destination has been told and its answer was lost; or it was
             # not, and Nova has at least said where the guest is.
             instance.host = manager.host
@@ -295,16 +315,17 @@ class Notes:
             try:
                 instance.save(expected_task_state=[None])
             except nova_exception.UnexpectedTaskStateError:
+                if not is_there:
+                    raise
                 # Its owner goes on with it there.
                 self._complete(manager, context, instance, migration)
                 return
-        elif instance.task_state != task_states.MIGRATING:
+        elif not is_migrating:
             # All that was left of the roll-back.
             migration.status = status
             migration.save()
             return
-        self._end(manager, context, instance, migration, note, place, status,
-                  again=True)
+        self._end(manager, context, instance, migration, note, place, status)
 
     def _forget(self, path: pathlib.Path) -> None:
         try:
@@ -315,42 +336,79 @@ class Notes:
     def finish(self, host, manager, tell) -> None:
         """Take the last steps of the migrations that there are files of.
 
-        To be called at the start, when libvirt can be asked.
+        To be called at the start, when libvirt can be asked. Those that have
+        to wait are left for ``finish_later``: nova-compute has to start.
 
         :param host: nova.virt.libvirt.host.Host
         :param manager: nova.compute.manager.ComputeManager
         :param tell: called with (context, instance, destination, Place)
         """
-        for path in sorted(self._directory.glob('*.json')):
-            try:
-                note, context = Note.from_bytes(path.read_bytes())
-                if note.source != manager.host:
-                    # The directory is shared with another host.
-                    continue
-                self._finish(host, manager, context, note, tell)
-            except nova_exception.InstanceNotFound:
-                LOG.info('The server %s was deleted while it was migrated',
-                         path.stem)
-            except Exception:
-                # nova-compute has to start whatever there is.
-                LOG.exception('Could not end the migration of %s', path.stem)
-            self._forget(path)
+        end = functools.partial(self._try, host, manager, tell)
+        self._waiting = {
+            path for path in sorted(self._directory.glob('*.json'))
+            # Others may keep theirs in the directory.
+            if uuidutils.is_uuid_like(path.stem) and end(path, again=False)}
+        self._later = functools.partial(self._finish_waiting, end)
 
-    def _finish(self, host, manager, context, note: Note, tell) -> None:
+    def finish_later(self) -> None:
+        """Go on with those that have to wait; does not wait for them.
+
+        To be called when Nova has looked at its instances. It fails to start
+        if one that it finds migrating is changed by somebody else meanwhile.
+        """
+        later, self._later = self._later, None
+        if later is not None and self._waiting:
+            worker.Worker('Ending interrupted migrations').put(later)
+
+    def _finish_waiting(self, end) -> None:
+        while self._waiting:
+            time.sleep(_AGAIN_S)
+            for path in sorted(self._waiting):
+                # A new migration of the server may have begun meanwhile.
+                if path in self._waiting and not end(path, again=True):
+                    self._waiting.discard(path)
+
+    def _try(self, host, manager, tell, path: pathlib.Path,
+             again: bool) -> bool:
+        """:returns: whether it has to be tried again"""
+        try:
+            note, context = Note.from_bytes(path.read_bytes())
+            if note.source != manager.host:
+                # The directory is shared with another host.
+                return False
+            self._finish(host, manager, context, note, tell, again)
+        except nova_exception.InstanceNotFound:
+            LOG.info('The server %s was deleted while it was migrated',
+                     path.stem)
+        except Exception as error:
+            if is_unreachable(error) or isinstance(
+                    error, nova_exception.UnexpectedTaskStateError):
+                LOG.warning('The end of the migration of %s waits: %s',
+                            path.stem, error)
+                return True
+            # nova-compute has to start whatever there is.
+            LOG.exception('Could not end the migration of %s', path.stem)
+        self._forget(path)
+        return False
+
+    def _finish(self, host, manager, context, note: Note, tell,
+                again: bool) -> None:
+        """See where a guest is and take the last steps for it.
+
+        :param again: nova-compute has started meanwhile, and Nova has perhaps
+            given the migration up
+        """
         instance, migration = self._read(context, note)
-        if migration is None:
+        if migration is None or (migration.status in _GIVEN_UP and not again):
             return
         destination = note.destination or migration.dest_compute
-        if instance.host != manager.host:
-            # The destination has been told, the rest is the source's.
-            if migration.status not in _ENDED:
-                self._complete(manager, context, instance, migration)
-                tell(context, instance, destination, Place.AWAY)
-            return
-        if (instance.task_state != task_states.MIGRATING or
-                migration.status in _ENDED):
-            return
-        place = find(host, instance.uuid)
+        place = Place.AWAY
+        if instance.host == manager.host and migration.status != 'completed':
+            if again:
+                self._check_idle(context, instance, migration)
+            elif instance.task_state != task_states.MIGRATING:
+                return
+            place = find(host, instance.uuid)
         LOG.warning('nova-compute has ended while this guest was migrated to '
                     '%s: %s', destination, place.value,
                     instance=instance)
@@ -358,9 +416,25 @@ class Notes:
             # Nova has not asked the host for its resources yet, and the last
             # steps change its account of them.
             manager.update_available_resource(context, startup=True)
-        self._end(manager, context, instance, migration, note, place, 'error',
-                  again=False)
+        if place is not Place.UNKNOWN:
+            self._take_again(manager, context, note, place, 'error',
+                             may_be_reset=again)
         tell(context, instance, destination, place)
+
+    @staticmethod
+    def _check_idle(context, instance, migration) -> None:
+        """Leave a server to its owner while something else is done with it.
+
+        :raises: nova.exception.UnexpectedTaskStateError if the server's owner
+            has begun something with it
+        """
+        if (instance.task_state not in (None, task_states.MIGRATING) or
+                any(other.id != migration.id for other in
+                    objects.MigrationList.get_in_progress_by_instance(
+                        context, instance.uuid))):
+            raise nova_exception.UnexpectedTaskStateError(
+                instance_uuid=instance.uuid, expected={'task_state': [None]},
+                actual={'task_state': instance.task_state})
 
     def _read(self, context, note: Note):
         """:returns: nova.objects.Instance, nova.objects.Migration or None"""
@@ -372,12 +446,11 @@ class Notes:
         return instance, self._migration(context, note)
 
     def _end(self, manager, context, instance, migration, note: Note,
-             place: Place, status: str, again: bool) -> None:
+             place: Place, status: str) -> None:
         """Take Nova's last steps for a guest that is at the source for Nova.
 
         :param place: where it is
         :param status: of the migration, for a guest that has stayed
-        :param again: they will be taken again if somebody cannot be reached
         """
         note.migrate_data.migration = migration
         destination = note.destination or migration.dest_compute
@@ -389,13 +462,12 @@ class Notes:
             except Exception as error:
                 # Somebody may have told the destination before.
                 instance.refresh()
-                if instance.host != destination or (
-                        again and is_unreachable(error)):
+                if instance.host != destination or is_unreachable(error):
                     raise
                 LOG.exception("Nova's last step at %s failed", destination,
                               instance=instance)
                 self._complete(manager, context, instance, migration)
-        elif place is Place.HERE:
+        else:
             manager._rollback_live_migration(
                 context, instance, destination, note.migrate_data,
                 migration_status=status, source_bdms=note.source_bdms,

@@ -765,6 +765,10 @@ class Sessions:
         """
         self._notes.finish(self._host, manager, self._tell_interrupted)
 
+    def finish_interrupted_later(self) -> None:
+        """Go on with what had to wait: see ``interrupted``."""
+        self._notes.finish_later()
+
     def _tell_interrupted(self, context, instance, destination: str,
                           place: interrupted.Place) -> None:
         completed = model.Completed(

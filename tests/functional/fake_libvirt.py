@@ -180,6 +180,9 @@ class Domain(fakelibvirt.Domain):
             fakelibvirt.VIR_ERR_OPERATION_ABORTED)
 
     def jobStats(self, flags=0):
+        if not self.isActive():
+            raise self._error('domain is not running',
+                              fakelibvirt.VIR_ERR_OPERATION_INVALID)
         if self._started is None:
             return {'type': fakelibvirt.VIR_DOMAIN_JOB_NONE}
         return {'type': fakelibvirt.VIR_DOMAIN_JOB_UNBOUNDED,

@@ -372,8 +372,13 @@ class TestPersistence(base.TwoHosts):
         self.assertFalse(self.domain('dest', server).isPersistent())
 
 
-class TestInterrupted(base.TwoHosts):
-    """The source's nova-compute ends while it migrates a guest."""
+class Interrupted(base.TwoHosts):
+    """Something else stops while a guest is migrated."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MockPatchObject(
+            interrupted, '_AGAIN_S', 0.05))
 
     def migrate_and_end(self, server: dict, when) -> None:
         """Have its thread end without doing anything, as soon as it may.
@@ -392,6 +397,30 @@ class TestInterrupted(base.TwoHosts):
             self._live_migrate(server, 'running', 'MIGRATING')
             self._wait_for_assert(
                 lambda: self.assertTrue(ended.is_set()))
+
+    def fail_once(self, target, name: str, told: bool) -> list:
+        """The first call times out.
+
+        :param told: the answer is lost; otherwise the question
+        :returns: has something for each call
+        """
+        called = getattr(target, name)
+        calls = []
+
+        def call(*args, **kwargs):
+            calls.append(True)
+            if len(calls) > 1 or told:
+                result = called(*args, **kwargs)
+            if len(calls) > 1:
+                return result
+            raise oslo_messaging.MessagingTimeout
+
+        self.useFixture(fixtures.MockPatchObject(target, name, call))
+        return calls
+
+
+class TestInterrupted(Interrupted):
+    """The source's nova-compute ends while it migrates a guest."""
 
     def has_moved(self, server: dict) -> bool:
         return (self.domain('src', server) is None and
@@ -426,6 +455,59 @@ class TestInterrupted(base.TwoHosts):
         self._wait_for_migration_status(server, ['completed'])
         self.assert_moved(server)
         self.assert_allocated(server, 'dest')
+
+    def test_the_destination_was_not_told(self):
+        """Nova has only said where the guest is."""
+        server = self.boot_tagged()
+        with mock.patch.object(
+                rpcapi.ComputeAPI, 'post_live_migration_at_destination',
+                side_effect=oslo_messaging.MessagingTimeout), (
+                mock.patch.object(interrupted.Notes, '_take_again',
+                                  side_effect=greenlet.GreenletExit)) as again:
+            self._live_migrate(server, 'running')
+            self._wait_for_assert(lambda: self.assertTrue(again.called))
+        self.assertEqual('dest', self.api.get_server(
+            server['id'])['OS-EXT-SRV-ATTR:host'])
+        there = self.computes['dest'].driver
+        with mock.patch.object(
+                there, 'post_live_migration_at_destination',
+                wraps=there.post_live_migration_at_destination) as told:
+            self.restart_compute_service('src')
+            self._wait_for_migration_status(server, ['completed'])
+        told.assert_called_once()
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+
+    def test_and_cannot_be_told_at_the_start(self):
+        server = self.boot_tagged()
+        self.migrate_and_end(server, lambda: self.has_moved(server))
+        failing = self.fail_once(
+            rpcapi.ComputeAPI, 'post_live_migration_at_destination', False)
+        self.restart_compute_service('src')
+        self._wait_for_migration_status(server, ['completed'])
+        self.assertEqual(2, len(failing))
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+        self.assertEqual('completed',
+                         self.wait_for_verdict(server)['outcome'])
+        self._wait_for_assert(lambda: self.assertEqual(
+            [], os.listdir(CONF.fastmig.migrations_path)))
+
+    def test_it_stays_and_cannot_be_rolled_back_at_the_start(self):
+        self.fake.behaviour.converges = False
+        server = self.boot_tagged(max_total_ms='60000')
+        self.migrate_and_end(
+            server, lambda: self.domain('src', server)._started is not None)
+        failing = self.fail_once(
+            manager.ComputeManager, '_revert_allocation', False)
+        self.restart_compute_service('src')
+        self.assertEqual('failed', self.wait_for_verdict(server)['outcome'])
+        self.assertEqual(2, len(failing))
+        self._wait_for_migration_status(server, ['error'])
+        self.assert_stayed(server)
+        self.assert_allocated(server, 'src')
+        self._wait_for_assert(lambda: self.assertEqual(
+            [], os.listdir(CONF.fastmig.migrations_path)))
 
     def test_the_guest_still_runs_at_the_source(self):
         self.fake.behaviour.converges = False
@@ -466,33 +548,8 @@ class TestInterrupted(base.TwoHosts):
 
 
 @ddt.ddt
-class TestUnreachable(base.TwoHosts):
+class TestUnreachable(Interrupted):
     """The control plane does not answer while a guest is migrated."""
-
-    def setUp(self):
-        super().setUp()
-        self.useFixture(fixtures.MockPatchObject(
-            interrupted, '_AGAIN_S', 0.05))
-
-    def fail_once(self, target, name: str, told: bool) -> list:
-        """The first call times out.
-
-        :param told: the answer is lost; otherwise the question
-        :returns: has something for each call
-        """
-        called = getattr(target, name)
-        calls = []
-
-        def call(*args, **kwargs):
-            calls.append(True)
-            if len(calls) > 1 or told:
-                result = called(*args, **kwargs)
-            if len(calls) > 1:
-                return result
-            raise oslo_messaging.MessagingTimeout
-
-        self.useFixture(fixtures.MockPatchObject(target, name, call))
-        return calls
 
     @ddt.data(False, True)
     def test_after_the_guest_has_moved(self, told):

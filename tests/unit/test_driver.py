@@ -178,6 +178,7 @@ class TestFastMigDriver(base.BaseTestCase):
             made.get_available_resource('node')
         unplug.assert_called_once_with(
             'instance', made._sessions.plan_ports.return_value, True)
+        made._sessions.finish_interrupted_later.assert_called_once_with()
 
     def test_the_guest_is_checked_with_what_nova_has_found(self):
         with (mock.patch.object(nova_driver.LibvirtDriver,

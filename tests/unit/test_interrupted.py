@@ -67,11 +67,17 @@ class TestFind(base.BaseTestCase):
         looks = list(looks)
 
         def state():
-            self.job = looks[0][1]
-            return (looks.pop(0) if len(looks) > 1 else looks[0])[0]
+            self.state, self.job = (
+                looks.pop(0) if len(looks) > 1 else looks[0])
+            return self.state
+
+        def job():
+            if self.state[0] == libvirt.VIR_DOMAIN_SHUTOFF:
+                raise error(libvirt.VIR_ERR_OPERATION_INVALID)
+            return self.job
 
         self.domain.state.side_effect = state
-        self.domain.jobStats.side_effect = lambda: self.job
+        self.domain.jobStats.side_effect = job
         return interrupted.find(self.host, UUID)
 
     @ddt.data(
@@ -215,6 +221,13 @@ class TestNotes(base.BaseTestCase):
             self.assertFalse(self.path.exists())
         self.tell.assert_not_called()
 
+    def test_what_is_somebody_elses_is_left_alone(self):
+        self.directory.mkdir()
+        theirs = self.directory / 'calibration.json'
+        theirs.write_bytes(b'{"version": 1}')
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
+        self.assertTrue(theirs.exists())
+
     def test_another_hosts_is_left_alone(self):
         self.leave(source='compute3')
         self.notes.finish(mock.Mock(), self.manager, self.tell)
@@ -298,10 +311,20 @@ class TestLastSteps(base.BaseTestCase):
         self.assertRaises(ValueError, self.take,
                           oslo_messaging.MessagingTimeout)
 
-    def test_it_is_done(self):
+    def test_only_the_allocation_is_left(self):
         self.migration.status = 'completed'
+        drop = self.manager._delete_allocation_after_move
+        drop.side_effect = [keystone_exceptions.ConnectFailure, None]
+        self.take(keystone_exceptions.ConnectFailure)
+        self.assertEqual(2, drop.call_count)
+        self.manager._post_live_migration_update_host.assert_not_called()
+
+    def test_its_owner_has_moved_it_on(self):
+        self.instance.host = 'compute3'
         self.take(oslo_messaging.MessagingTimeout)
-        self.assertEqual([], self.manager.mock_calls)
+        self.assertEqual('completed', self.migration.status)
+        self.manager._post_live_migration_update_host.assert_not_called()
+        self.manager._delete_allocation_after_move.assert_called_once()
 
     def test_its_owner_goes_on_with_it(self):
         def fail(*args):
@@ -322,3 +345,226 @@ class TestLastSteps(base.BaseTestCase):
                   status='cancelled')
         self.assertEqual('cancelled', self.migration.status)
         self.manager._rollback_live_migration.assert_not_called()
+
+
+class TestAtTheStart(base.BaseTestCase):
+    """What the next nova-compute does with a note."""
+
+    def setUp(self):
+        super().setUp()
+        objects.register_all()
+        self.notes = interrupted.Notes(
+            self.useFixture(fixtures.TempDir()).path)
+        self.path = self.notes._path(UUID)
+        self.instance = mock.Mock(uuid=UUID, host='compute2', task_state=None)
+        self.migration = objects.Migration(id=7, status='running')
+        self.manager = mock.Mock(host='compute1')
+        self.post = self.manager._post_live_migration_update_host
+        self.post.side_effect = self.do_post
+        self.recover = self.manager._rollback_live_migration
+        self.drop = self.manager._delete_allocation_after_move
+        self.tell = mock.Mock()
+        self.later = []
+        self.others = []
+        self.useFixture(fixtures.MockPatchObject(objects.Migration, 'save'))
+        self.useFixture(fixtures.MockPatchObject(
+            objects.Instance, 'get_by_uuid', return_value=self.instance))
+        self.useFixture(fixtures.MockPatchObject(
+            objects.Migration, 'get_by_id', return_value=self.migration))
+        self.useFixture(fixtures.MockPatchObject(
+            objects.MigrationList, 'get_in_progress_by_instance',
+            side_effect=lambda *args: self.others))
+        self.useFixture(fixtures.MockPatchObject(
+            interrupted.worker, 'Worker', return_value=types.SimpleNamespace(
+                put=self.later.append)))
+        self.useFixture(fixtures.MockPatchObject(interrupted, '_AGAIN_S', 0))
+        self.place = self.useFixture(fixtures.MockPatchObject(
+            interrupted, 'find', return_value=Place.AWAY)).mock
+        with contextlib.suppress(greenlet.GreenletExit), self.noted():
+            raise greenlet.GreenletExit
+
+    def noted(self):
+        return self.notes.noted(
+            self.manager, types.SimpleNamespace(request_id='req-1'),
+            mock.Mock(uuid=UUID, host='compute1'), 'compute2', False,
+            objects.LibvirtLiveMigrateData(
+                migration=objects.Migration(id=7),
+                is_shared_block_storage=True, is_shared_instance_path=True),
+            print, print)
+
+    def finish(self):
+        self.notes.finish(mock.Mock(), self.manager, self.tell)
+
+    def finish_later(self):
+        self.assertEqual([], self.later)
+        self.notes.finish_later()
+        self.notes.finish_later()
+        call, = self.later
+        call()
+
+    def do_post(self, context, instance, *args):
+        """As Nova's."""
+        self.assertEqual(('compute1', 'migrating'),
+                         (instance.host, instance.task_state))
+        instance.host = 'compute2'
+        instance.task_state = None
+        self.migration.status = 'completed'
+
+    def do_not_post(self, error):
+        """As Nova's, which says where the guest is all the same."""
+        def fail(context, instance, *args):
+            instance.host = 'compute2'
+            instance.task_state = None
+            raise error
+        return fail
+
+    def in_turn(self, *calls):
+        calls = list(calls)
+        return lambda *args, **kwargs: calls.pop(0)(*args, **kwargs)
+
+    def assert_over(self, place=Place.AWAY):
+        self.tell.assert_called_once_with(
+            mock.ANY, self.instance, 'compute2', place)
+        self.assertFalse(self.path.exists())
+
+    def test_the_destination_was_perhaps_not_told(self):
+        self.finish()
+        self.post.assert_called_once()
+        self.instance.save.assert_called_once_with(expected_task_state=[None])
+        self.place.assert_not_called()
+        self.assert_over()
+        self.notes.finish_later()
+        self.assertEqual([], self.later)
+
+    def test_its_owner_goes_on_with_it(self):
+        self.instance.save.side_effect = (
+            nova_exception.UnexpectedTaskStateError(
+                instance_uuid=UUID, expected={}, actual={}))
+        self.finish()
+        self.post.assert_not_called()
+        self.assertEqual('completed', self.migration.status)
+        self.drop.assert_called_once()
+        self.assert_over()
+
+    def test_its_owner_has_moved_it_on(self):
+        self.instance.host = 'compute3'
+        self.finish()
+        self.post.assert_not_called()
+        self.assertEqual('completed', self.migration.status)
+        self.drop.assert_called_once()
+        self.assert_over()
+
+    def test_nova_has_given_it_up_before(self):
+        self.migration.status = 'error'
+        self.finish()
+        self.post.assert_not_called()
+        self.tell.assert_not_called()
+        self.assertFalse(self.path.exists())
+
+    def test_only_the_allocation_is_left(self):
+        self.migration.status = 'completed'
+        self.drop.side_effect = [keystone_exceptions.ConnectFailure] * 2 + [
+            None]
+        self.finish()
+        self.assertTrue(self.path.exists())
+        self.tell.assert_not_called()
+        self.finish_later()
+        self.assertEqual(3, self.drop.call_count)
+        self.post.assert_not_called()
+        self.assert_over()
+
+    def test_it_has_moved_and_neutron_cannot_be_reached(self):
+        self.instance.host = 'compute1'
+        self.instance.task_state = 'migrating'
+        lost = self.do_not_post(neutron_exceptions.ConnectionFailed(reason=''))
+        self.post.side_effect = self.in_turn(lost, lost, self.do_post)
+        self.finish()
+        self.assertEqual('running', self.migration.status)
+        self.assertTrue(self.path.exists())
+        self.tell.assert_not_called()
+        self.finish_later()
+        self.assertEqual(3, self.post.call_count)
+        self.assert_over()
+
+    def test_it_fails_otherwise(self):
+        self.post.side_effect = self.do_not_post(ValueError())
+        self.finish()
+        self.assertEqual('completed', self.migration.status)
+        self.drop.assert_called_once()
+        self.assert_over()
+        self.notes.finish_later()
+        self.assertEqual([], self.later)
+
+    def give_up(self):
+        """As Nova's start does."""
+        self.instance.task_state = None
+        self.migration.status = 'error'
+
+    def stay(self):
+        """It runs at the source, and the roll-back fails once."""
+        self.place.return_value = Place.HERE
+        self.instance.host = 'compute1'
+        self.instance.task_state = 'migrating'
+        self.recover.side_effect = [oslo_messaging.MessageDeliveryFailure,
+                                    None]
+        self.finish()
+        self.assertTrue(self.path.exists())
+        self.give_up()
+
+    def test_it_has_stayed_and_the_bus_cannot_be_reached(self):
+        self.stay()
+        self.finish_later()
+        self.assertEqual(2, self.recover.call_count)
+        self.instance.save.assert_called_once_with(expected_task_state=[None])
+        self.assertEqual('migrating', self.instance.task_state)
+        self.assert_over(Place.HERE)
+
+    def test_its_owner_is_let_finish(self):
+        self.stay()
+        looks = []
+
+        def look(*args):
+            looks.append(self.recover.call_count)
+            self.others = [self.migration] if len(looks) > 1 else [
+                objects.Migration(id=8)]
+            return self.others
+
+        objects.MigrationList.get_in_progress_by_instance.side_effect = look
+        self.finish_later()
+        self.assertEqual([1, 1], looks)
+        self.assertEqual(2, self.recover.call_count)
+        self.assert_over(Place.HERE)
+
+    def test_what_is_a_task_of_its_owners(self):
+        self.stay()
+        self.instance.task_state = 'suspending'
+        self.place.reset_mock()
+
+        def wait(seconds):
+            self.place.assert_not_called()
+            if waited:
+                self.instance.task_state = None
+            waited.append(seconds)
+
+        waited = []
+        self.useFixture(fixtures.MockPatchObject(
+            interrupted.time, 'sleep', wait))
+        self.finish_later()
+        self.assertEqual(2, len(waited))
+        self.assertEqual(2, self.recover.call_count)
+
+    def test_a_new_migration_ends_the_waiting(self):
+        self.stay()
+        self.notes.finish_later()
+        with self.noted():
+            self.later.pop()()
+            self.assertTrue(self.path.exists())
+        self.recover.assert_called_once()
+        self.tell.assert_not_called()
+
+    def test_libvirt_does_not_say_it_later_either(self):
+        self.stay()
+        self.place.return_value = Place.UNKNOWN
+        self.finish_later()
+        self.instance.save.assert_not_called()
+        self.assert_over(Place.UNKNOWN)
