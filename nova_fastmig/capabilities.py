@@ -20,7 +20,6 @@ import re
 import typing as ty
 
 import libvirt
-import libvirt_qemu
 from lxml import etree
 from nova import objects
 from oslo_concurrency import processutils
@@ -28,6 +27,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from nova_fastmig import model
+from nova_fastmig import qmp
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -133,12 +133,10 @@ def _installed(path: str) -> _Qemu | None:
 def _running(guest) -> _Qemu:
     """Ask the QEMU process of a guest, which may be older than its file.
 
-    :raises: libvirt.libvirtError
+    :raises: libvirt.libvirtError, ValueError, KeyError
     """
-    return _parse(*(
-        json.loads(libvirt_qemu.qemuMonitorCommand(
-            guest._domain, json.dumps({'execute': question}), 0))['return']
-        for question in _QUESTIONS))
+    return _parse(*(qmp.execute(guest._domain, question)
+                    for question in _QUESTIONS))
 
 
 def _version(number: int) -> tuple[int, int, int]:

@@ -13,12 +13,10 @@
 """The domain: apply the Plan to it, ask it, make it persistent."""
 
 from collections.abc import Collection
-import json
 import threading
 import time
 
 import libvirt
-import libvirt_qemu
 from lxml import etree
 from nova import exception as nova_exception
 from nova.virt.libvirt import config as nova_config
@@ -28,6 +26,7 @@ from oslo_log import log as logging
 from oslo_utils import strutils
 
 from nova_fastmig import model
+from nova_fastmig import qmp
 from nova_fastmig import request
 
 CONF = cfg.CONF
@@ -215,19 +214,9 @@ class FastGuest(nova_guest.Guest):
             self._restore_limits(previous_ms)
             raise
 
-    def _qmp(self, command: str, **arguments):
-        """Ask the guest's QEMU itself what libvirt has no words for.
-
-        :raises: libvirt.libvirtError
-        """
-        return json.loads(libvirt_qemu.qemuMonitorCommand(
-            self._domain,
-            json.dumps({'execute': command, 'arguments': arguments}),
-            0))['return']
-
     def _set_features(self, features: Collection[model.QemuFeature]) -> None:
         """Switch on these and switch off the others that this QEMU has."""
-        self._qmp('migrate-set-capabilities', capabilities=[
+        qmp.execute(self._domain, 'migrate-set-capabilities', capabilities=[
             {'capability': feature, 'state': feature in features}
             for feature in sorted(self._plan.source.qemu_features)])
 
@@ -239,9 +228,9 @@ class FastGuest(nova_guest.Guest):
         series does not know the parameter.
         """
         if (self._plan.source.patched_qemu and _SWITCHOVER_TIMEOUT in
-                self._qmp('query-migrate-parameters')):
-            self._qmp('migrate-set-parameters',
-                      **{_SWITCHOVER_TIMEOUT: limit_ms})
+                qmp.execute(self._domain, 'query-migrate-parameters')):
+            qmp.execute(self._domain, 'migrate-set-parameters',
+                        **{_SWITCHOVER_TIMEOUT: limit_ms})
 
     def _restore_limits(self, downtime_ms: int) -> None:
         for restore, limit_ms in (
@@ -264,7 +253,7 @@ class FastGuest(nova_guest.Guest):
     def query_migrate(self) -> dict:
         """What QEMU says about its migration; empty if it is gone."""
         try:
-            return self._qmp('query-migrate')
+            return qmp.execute(self._domain, 'query-migrate')
         except (libvirt.libvirtError, ValueError, KeyError) as error:
             LOG.warning('The QEMU of %s could not be asked about its '
                         'migration: %s', self.name, error)
@@ -420,18 +409,17 @@ def announce_if_tagged(domain) -> None:
     """Have QEMU tell the network where a tagged guest is now (RARP).
 
     :param domain: libvirt.virDomain
-    :raises: libvirt.libvirtError
+    :raises: libvirt.libvirtError, ValueError, KeyError
     """
     if CONF.fastmig.announce and _is_tagged(domain.XMLDesc(0)):
-        libvirt_qemu.qemuMonitorCommand(domain, json.dumps(
-            {'execute': 'announce-self', 'arguments': _ANNOUNCE}), 0)
+        qmp.execute(domain, 'announce-self', **_ANNOUNCE)
 
 
 def announce_by_uuid(host, uuid: str) -> None:
     """``announce_if_tagged`` for one guest; a failure is logged."""
     try:
         announce_if_tagged(host.get_connection().lookupByUUIDString(uuid))
-    except libvirt.libvirtError as error:
+    except (libvirt.libvirtError, ValueError, KeyError) as error:
         LOG.warning('Could not announce domain %s to the network: %s', uuid,
                     error)
 

@@ -23,11 +23,11 @@ import typing as ty
 import weakref
 
 import libvirt
-import libvirt_qemu
 from oslo_log import log as logging
 
 from nova_fastmig import blackout
 from nova_fastmig import model
+from nova_fastmig import qmp
 
 LOG = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Events:
         for event in _QEMU_EVENTS:
             try:
                 self._qemu_callback_ids.append(
-                    libvirt_qemu.qemuMonitorEventRegister(
+                    qmp.api().qemuMonitorEventRegister(
                         self._connection, None, event, self._on_qemu, None))
             except libvirt.libvirtError as error:
                 LOG.warning("No event %s of QEMU, so the blackout is "
@@ -172,9 +172,11 @@ class Events:
     def __exit__(self, *exc_info):
         for callback_id in self._qemu_callback_ids:
             try:
-                libvirt_qemu.qemuMonitorEventDeregister(
+                qmp.api().qemuMonitorEventDeregister(
                     self._connection, callback_id)
-            except libvirt.libvirtError as error:
+            except (libvirt.libvirtError, KeyError) as error:
+                # KeyError: it is, but of two that were a connection's first
+                # at the same time libvirt's Python may remember one only.
                 LOG.debug("QEMU's events not deregistered: %s", error)
         for callback_id in self._callback_ids:
             try:

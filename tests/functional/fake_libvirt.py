@@ -204,6 +204,8 @@ class Domain(fakelibvirt.Domain):
     def migrateToURI3(self, dconnuri, params, flags):
         connection = self._connection
         behaviour = connection.behaviour
+        # The destination's QEMU is started first.
+        time.sleep(0.1)
         connection.calls.append(Call(
             self.UUIDString(), params, flags, self.downtime_limit_ms))
         self._started = time.monotonic()

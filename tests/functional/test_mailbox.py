@@ -12,23 +12,12 @@
 
 """Events come from a thread that the concurrency backend knows nothing of."""
 
-import threading
 import time
 
-from nova import monkey_patch
 from oslotest import base
 
 from nova_fastmig import watch
-
-# As libvirt's event loop in Nova: a thread of the system, also where
-# threading.Thread is a green one.
-if monkey_patch.is_patched():
-    from eventlet import patcher
-    native_threading = patcher.original('threading')
-    native_time = patcher.original('time')
-else:
-    native_threading = threading
-    native_time = time
+from tests.functional import native
 
 
 class TestMailbox(base.BaseTestCase):
@@ -39,9 +28,9 @@ class TestMailbox(base.BaseTestCase):
 
     def put_later(self, item, seconds: float) -> None:
         def put():
-            native_time.sleep(seconds)
+            native.time.sleep(seconds)
             self.mailbox.put(item)
-        thread = native_threading.Thread(target=put)
+        thread = native.threading.Thread(target=put)
         thread.start()
         self.addCleanup(thread.join)
 

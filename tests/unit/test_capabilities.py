@@ -130,7 +130,7 @@ class TestRead(CapabilitiesTestCase):
               features=('x-tcp-nodelay',)) -> mock.Mock:
         answers = fake_qemu.answers(package, features)
         self.monitor = self.useFixture(fixtures.MockPatchObject(
-            capabilities.libvirt_qemu, 'qemuMonitorCommand',
+            capabilities.qmp.libvirt_qemu, 'qemuMonitorCommand',
             side_effect=lambda domain, command, flags: json.dumps(
                 {'return': answers[json.loads(command)['execute']]}))).mock
         guest = mock.Mock()

@@ -18,8 +18,10 @@ import fixtures
 import libvirt
 from lxml import etree
 from nova.virt.libvirt import config as nova_config
+from oslo_config import cfg
 from oslotest import base
 
+from nova_fastmig import conf
 from nova_fastmig import guest
 from nova_fastmig import model
 from tests.unit import values
@@ -217,7 +219,7 @@ class TestMigrate(base.BaseTestCase):
                 asked == 'query-migrate-parameters') else {}})
 
         return self.useFixture(fixtures.MockPatchObject(
-            guest.libvirt_qemu, 'qemuMonitorCommand',
+            guest.qmp.libvirt_qemu, 'qemuMonitorCommand',
             side_effect=answer)).mock
 
     @staticmethod
@@ -458,3 +460,18 @@ class TestPersist(base.BaseTestCase):
         self.connection.listAllDomains.assert_called_once_with(
             libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         self.host.write_instance_config.assert_called_once()
+
+
+class TestAnnounce(base.BaseTestCase):
+
+    def test_what_qemu_refuses_is_no_error(self):
+        conf.register_opts(cfg.CONF)
+        host = mock.Mock()
+        made = domain(domain_xml(enabled='true'))
+        host.get_connection().lookupByUUIDString.return_value = made
+        monitor = self.useFixture(fixtures.MockPatchObject(
+            guest.qmp.libvirt_qemu, 'qemuMonitorCommand',
+            return_value=json.dumps({'error': {'desc': 'none'}}))).mock
+        guest.announce_by_uuid(host, 'some-uuid')
+        monitor.assert_called_once()
+        self.assertIs(made, monitor.call_args.args[0])

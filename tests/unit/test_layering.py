@@ -108,6 +108,12 @@ class TestLayering(base.BaseTestCase):
         found = imports(MODULES[name].read_text())
         self.assertEqual([], sorted(filter(is_libvirt, found)))
 
+    @ddt.data(*sorted(set(MODULES) - {'qmp', 'bench.libvirt_rig'}))
+    def test_only_qmp_calls_what_eventlet_would_wait_for(self, name):
+        found = imports(MODULES[name].read_text())
+        self.assertEqual([], [each for each in found if
+                              each.partition('.')[0] == 'libvirt_qemu'])
+
     @ddt.data(*sorted(set(MODULES) - {'session'}))
     def test_only_the_session_knows_the_sinks(self, name):
         if name.startswith('sinks.'):

@@ -76,7 +76,7 @@ class SessionTestCase(base.BaseTestCase):
             patch.start()
             self.addCleanup(patch.stop)
         for name in 'Register', 'Deregister':
-            patch = mock.patch.object(session.watch.libvirt_qemu,
+            patch = mock.patch.object(session.watch.qmp.libvirt_qemu,
                                       f'qemuMonitorEvent{name}')
             setattr(self, f'qemu_event_{name.lower()}', patch.start())
             self.addCleanup(patch.stop)
@@ -548,7 +548,7 @@ class TestFollow(SessionTestCase):
         # libvirtError of a test would show.
         for name in ('Register', 'Deregister'):
             self.useFixture(fixtures.MockPatchObject(
-                session.watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
+                session.watch.qmp.libvirt_qemu, f'qemuMonitorEvent{name}'))
         for name in ('run_tasks', 'run_recover_tasks', 'find_job_type',
                      'trigger_postcopy_switch'):
             patch = mock.patch.object(session.nova_migration, name)

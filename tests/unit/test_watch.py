@@ -129,7 +129,7 @@ class TestEvents(base.BaseTestCase):
         # See TestQemusEvents.
         for name in ('Register', 'Deregister'):
             self.useFixture(fixtures.MockPatchObject(
-                watch.libvirt_qemu, f'qemuMonitorEvent{name}'))
+                watch.qmp.libvirt_qemu, f'qemuMonitorEvent{name}'))
 
     def test_registered_for_the_time_of_the_migration(self):
         connection = Connection()
@@ -280,7 +280,7 @@ class TestQemusEvents(base.BaseTestCase):
         for name, function in (('Register', self.register),
                                ('Deregister', self.deregister)):
             self.useFixture(fixtures.MockPatchObject(
-                watch.libvirt_qemu, f'qemuMonitorEvent{name}',
+                watch.qmp.libvirt_qemu, f'qemuMonitorEvent{name}',
                 side_effect=function))
 
     def register(self, connection, domain, event, callback, opaque):
@@ -348,11 +348,11 @@ class TestQemusEvents(base.BaseTestCase):
         self.refused = ('STOP', 'RESUME', 'MIGRATION')
         with self.events():
             pass
-        watch.libvirt_qemu.qemuMonitorEventDeregister.assert_not_called()
+        watch.qmp.libvirt_qemu.qemuMonitorEventDeregister.assert_not_called()
 
-    def test_a_broken_connection_at_the_end(self):
-        watch.libvirt_qemu.qemuMonitorEventDeregister.side_effect = (
-            libvirt.libvirtError('broken'))
+    @ddt.data(libvirt.libvirtError('broken'), KeyError(7))
+    def test_what_can_be_wrong_at_the_end(self, error):
+        watch.qmp.libvirt_qemu.qemuMonitorEventDeregister.side_effect = error
         with self.events():
             pass
 
