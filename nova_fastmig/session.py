@@ -475,7 +475,7 @@ class Session:
                              blackout.source_pause_ms(completed.moments)),
             nova=model.NovaTimes(self._before_ms, self._waited_ms,
                                  self._after_ms),
-            network=self._network)
+            network=self._network, flavor=self._instance.flavor.name)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -711,7 +711,7 @@ class Sessions:
                 self._sinks.emit(context, report.make(
                     instance.uuid, CONF.host, destination, sla, (),
                     model.Completed(model.Outcome.REFUSED, str(error), None,
-                                    None)))
+                                    None), flavor=instance.flavor.name))
                 return
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
@@ -773,4 +773,4 @@ class Sessions:
             f'nova-compute has ended meanwhile; {place.value}', None, None)
         self._sinks.emit(context, report.make(
             instance.uuid, CONF.host, destination, _sla(instance), (),
-            completed))
+            completed, flavor=instance.flavor.name))

@@ -32,6 +32,7 @@ from oslotest import base
 from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import conf
+from nova_fastmig import metrics
 from nova_fastmig import model
 from nova_fastmig import reservation
 from nova_fastmig import session
@@ -50,8 +51,10 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 def instance(**extra_specs):
     return types.SimpleNamespace(
         uuid=UUID, name='instance-1', host='compute1', numa_topology=None,
-        flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
-            f'fastmig:{key}': value for key, value in extra_specs.items()}))
+        flavor=types.SimpleNamespace(
+            name='nfv.small', memory_mb=512, extra_specs={
+                f'fastmig:{key}': value
+                for key, value in extra_specs.items()}))
 
 
 class SessionTestCase(base.BaseTestCase):
@@ -288,6 +291,25 @@ class TestSessionsRun(SessionTestCase):
         report, = self.reports
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
         self.assertIn('live_migration_tunnelled is set', report.reason)
+
+    def test_the_flavor_is_a_label_of_the_metrics(self):
+        metrics.register_opts(cfg.CONF)
+        path = self.calibration_path.with_name('x.prom')
+        self.conf.config(group='fastmig', sinks=['prometheus'],
+                         prometheus_textfile=str(path))
+        made = self.sessions = session.Sessions(self.host)
+        guest = instance(enabled='true')
+        self.run_one(guest)
+        self.conf.config(group='libvirt', live_migration_tunnelled=True)
+        self.run_one(guest)
+        made._tell_interrupted(CONTEXT, guest, 'compute2',
+                               session.interrupted.Place.AWAY)
+        made._sinks.join()
+        written = path.read_text()
+        for outcome in ('failed', 'refused', 'completed'):
+            self.assertIn(
+                'fastmig_migrations_total{flavor="nfv.small",'
+                f'outcome="{outcome}",verdict="unknown"}} 1.0', written)
 
     def learn(self, fixed_ms: float, **versions: model.HostCaps) -> None:
         hosts = {'source': self.caps, 'destination': self.peer, **versions}
