@@ -452,13 +452,14 @@ class Session:
         """Around the cancellation of the job.
 
         The migration call may return before the cancellation does, so the
-        reason is there first; it goes if the cancellation fails.
+        reason is there first; if the cancellation fails, the reason of one
+        that was accepted before is back.
         """
-        self._abort_reason = reason
+        before, self._abort_reason = self._abort_reason, reason
         try:
             yield
-        except libvirt.libvirtError:
-            self._abort_reason = ''
+        except Exception:
+            self._abort_reason = before
             raise
 
     def report(self) -> model.SlaReport:

@@ -866,6 +866,35 @@ class TestFollow(SessionTestCase):
         self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
         self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
 
+    def fail_to_abort(self, made: session.Session) -> None:
+        """As Nova's method does that looks the guest up first."""
+        with contextlib.suppress(nova_exception.InternalError):
+            with made.aborting('asked for again'):
+                raise nova_exception.InternalError('libvirt is away')
+
+    def test_nor_is_one_that_nova_has_no_guest_for(self):
+        made = self.make()
+        self.fail_to_abort(made)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual((model.Outcome.FAILED, 'boom'),
+                         (self.follow(made).outcome, made.report().reason))
+
+    def test_it_leaves_the_reason_of_one_that_was_accepted(self):
+        made = self.make()
+        with made.aborting('asked for'):
+            pass
+        self.fail_to_abort(made)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual((model.Outcome.ABORTED, 'asked for'),
+                         (self.follow(made).outcome, made.report().reason))
+
+    def test_the_time_limit_still_holds_after_it(self):
+        made = self.late()
+        self.fail_to_abort(made)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertIn('are over', self.follow(made).reason)
+
     def late(self, **sla) -> session.Session:
         """A session that finds its time to be over at the first look."""
         made = self.make(max_total_ms=100, **sla)
