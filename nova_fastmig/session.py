@@ -225,6 +225,21 @@ def _age_ms(migration) -> int | None:
     return max(0, round(age.total_seconds() * 1000))
 
 
+def _is_too_early(action: model.Action, stats: dict) -> bool:
+    """Whether an action is for a job that has not come so far yet.
+
+    The time counts from libvirt's job, and until there is one from an earlier
+    moment. QEMU refuses to switch what it has not begun to migrate, and the
+    job is there for a while before that.
+
+    :param stats: libvirt's; what they do not say is taken for begun, but for
+        the switch, which is not tried twice
+    """
+    return (stats.get('type') == libvirt.VIR_DOMAIN_JOB_NONE or
+            action is model.Action.POST_COPY and
+            not stats.get('memory_total'))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -329,7 +344,7 @@ class Session:
                 post_copy_started=migration.status == _POST_COPY_STATUS,
                 post_copy_possible=self._post_copy_possible,
                 give_up_ms=give_up_s * 1000 or None,
-                samples=self._samples, paused_ms=paused_ms))
+                samples=self._samples, paused_ms=paused_ms), stats)
             return (self._plan.switchover_limit_ms - paused_ms
                     if self._paused_since_s is not None else None)
 
@@ -381,8 +396,10 @@ class Session:
             self._paused_since_s = now_s
         return (now_s - self._paused_since_s) * 1000
 
-    def _carry_out(self, guest, migration, decision: model.Decision) -> None:
-        if decision.action is model.Action.CONTINUE or self._abort_reason:
+    def _carry_out(self, guest, migration, decision: model.Decision,
+                   stats: dict) -> None:
+        if (decision.action is model.Action.CONTINUE or self._abort_reason or
+                _is_too_early(decision.action, stats)):
             return
         LOG.warning('Live migration: %s, because %s', decision.action,
                     decision.reason, instance=self._instance)

@@ -898,8 +898,9 @@ class TestFollow(SessionTestCase):
     def late(self, **sla) -> session.Session:
         """A session that finds its time to be over at the first look."""
         made = self.make(max_total_ms=100, **sla)
-        self.domain.jobStats.return_value = {'time_elapsed': 101,
-                                             'memory_total': 0}
+        self.domain.jobStats.return_value = {
+            'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED, 'time_elapsed': 101,
+            'memory_total': 1000}
         made.wake()
         return made
 
@@ -942,6 +943,61 @@ class TestFollow(SessionTestCase):
         self.assertEqual([model.Action.POST_COPY],
                          [each.action for each in report.decisions])
         self.assertEqual(model.Outcome.COMPLETED, report.outcome)
+
+    def job_begins_late(self, made: session.Session, *stats: dict) -> list:
+        """Let libvirt have no job before the time is over.
+
+        :param stats: what it tells then, look by look
+        :returns: what it has not told yet
+        """
+        left = [{'type': libvirt.VIR_DOMAIN_JOB_NONE}, *(
+            {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED, **each}
+            for each in stats)]
+
+        def tell():
+            made.wake()
+            told = left.pop(0)
+            if told['type'] == libvirt.VIR_DOMAIN_JOB_NONE:
+                time.sleep(0.11)
+            elif not left:
+                self.end_with(made)
+            return told
+
+        self.domain.jobStats.side_effect = tell
+        made.wake()
+        return left
+
+    def test_post_copy_waits_for_qemus_migration(self):
+        made = self.make(max_total_ms=100, on_miss=model.OnMiss.POST_COPY)
+        over = {'time_elapsed': 101, 'memory_total': 0}
+        left = self.job_begins_late(
+            made, over, {}, {**over, 'memory_total': 1000}, over)
+
+        def switch(guest, instance, migration):
+            # As Nova's, which logs that libvirt refuses it.
+            if len(left) == 1:
+                migration.status = 'running (post-copy)'
+
+        self.trigger_postcopy_switch.side_effect = switch
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        self.trigger_postcopy_switch.assert_called_once()
+        self.assertEqual(
+            (model.Outcome.COMPLETED, [model.Action.POST_COPY]),
+            (report.outcome, [each.action for each in report.decisions]))
+
+    def test_the_time_before_the_job_does_not_count(self):
+        made = self.make(max_total_ms=100)
+        self.job_begins_late(made, {'time_elapsed': 1}, {'time_elapsed': 2})
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.domain.abortJob.assert_not_called()
+
+    def test_who_tells_nothing_of_the_job_is_held_to_the_time(self):
+        made = self.make(max_total_ms=100)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertIn('are over', self.follow(made).reason)
 
     def test_post_copy_that_cannot_be(self):
         made = self.late(on_miss=model.OnMiss.POST_COPY)
