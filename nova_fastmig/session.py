@@ -550,8 +550,11 @@ class Sessions:
         # The same guest can leave soon after.
         return f'{instance_uuid} arriving'
 
-    def expect(self, instance, is_next: bool) -> None:
+    @contextlib.contextmanager
+    def expect(self, instance, is_next: bool):
         """Reserve bandwidth for a tagged guest that is to come here.
+
+        Around Nova's step, which has to succeed for that.
 
         :param is_next: it comes now; otherwise it may have to wait in a queue
             of Nova's, and asks again then
@@ -559,15 +562,19 @@ class Sessions:
         """
         with _pre_check():
             sla = _sla(instance)
-            if sla is None:
-                return
-            lease_s = _ARRIVAL_SLACK_S
-            if is_next:
-                lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
-                            _longest_s(instance, sla))
-            self._reservations.take(
-                self._arrival(instance.uuid),
-                _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+            if sla is not None:
+                lease_s = _ARRIVAL_SLACK_S
+                if is_next:
+                    lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
+                                _longest_s(instance, sla))
+                self._reservations.take(
+                    self._arrival(instance.uuid),
+                    _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+        try:
+            yield
+        except BaseException:
+            self.arrived(instance.uuid)
+            raise
 
     @staticmethod
     def plan_ports(instance, network_info):

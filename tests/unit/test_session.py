@@ -513,20 +513,29 @@ class TestReservation(SessionTestCase):
         self.sessions.run(CONTEXT, instance(), 'compute2',
                           lambda: self.assertEqual(800, self.free_mib_s()),
                           self.recover)
-        self.sessions.expect(instance(), is_next=True)
-        self.assertEqual(800, self.free_mib_s())
+        with self.sessions.expect(instance(), is_next=True):
+            self.assertEqual(800, self.free_mib_s())
 
     @ddt.data(True, False)
     def test_an_arrival(self, is_next):
-        self.sessions.expect(instance(enabled='true'), is_next)
+        with self.sessions.expect(instance(enabled='true'), is_next):
+            self.assertEqual(288, self.free_mib_s())
         self.assertEqual(288, self.free_mib_s())
         self.sessions.arrived(UUID)
         self.assertEqual(800, self.free_mib_s())
 
+    @ddt.data(True, False)
+    def test_an_arrival_that_nova_refuses(self, is_next):
+        with contextlib.suppress(ValueError):
+            with self.sessions.expect(instance(enabled='true'), is_next):
+                raise ValueError
+        self.assertEqual(800, self.free_mib_s())
+
     def lease_s(self, is_next=True, **extra_specs) -> float:
-        with mock.patch.object(self.sessions._reservations, 'take') as take:
-            self.sessions.expect(instance(enabled='true', **extra_specs),
-                                 is_next)
+        with (mock.patch.object(self.sessions._reservations, 'take') as take,
+              self.sessions.expect(instance(enabled='true', **extra_specs),
+                                   is_next)):
+            pass
         return take.call_args.kwargs['lease_s']
 
     def test_how_long_an_arrival_is_waited_for(self):
@@ -541,8 +550,9 @@ class TestReservation(SessionTestCase):
     def test_no_room_for_an_arrival(self):
         with self.sessions._reservations.hold('other', 300 << 20, 0):
             error = self.assertRaises(
-                nova_exception.MigrationPreCheckError, self.sessions.expect,
-                instance(enabled='true'), is_next=False)
+                nova_exception.MigrationPreCheckError,
+                self.sessions.expect(instance(enabled='true'),
+                                     is_next=False).__enter__)
         self.assertIn('the migration needs 512 MiB/s', str(error))
 
     def test_where_nothing_is_reserved(self):
