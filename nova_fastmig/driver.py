@@ -156,8 +156,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             fast.force()
 
     # At the destination. Its bandwidth is reserved until one of these finds
-    # that the migration is over, or its time is; and whichever comes first
-    # makes the guest persistent.
+    # that the migration is over, or its time is, which is short until libvirt
+    # has the guest; and whichever comes first makes the guest persistent.
 
     def pre_live_migration(self, context, instance, block_device_info,
                            network_info, disk_info, migrate_data):
@@ -183,6 +183,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
             self._for_us.put(functools.partial(
                 fast_guest.welcome, self._host, event.uuid))
+        elif event.transition == nova_event.EVENT_LIFECYCLE_STARTED:
+            self._sessions.begun(event.uuid)
         elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
             self._sessions.arrived(event.uuid)
 

@@ -62,7 +62,8 @@ _RESUME_TIMEOUT_S = 1
 _RECONNECT_TIMEOUT_S = 60
 
 # From the check at the destination until the migration gets there, and beyond
-# the time in which it must be over. Who comes later asks again.
+# the times in which it must have begun and be over. Who comes later asks
+# again.
 _ARRIVAL_SLACK_S = 60
 
 _MIB = 1 << 20
@@ -90,13 +91,26 @@ def _needed_mib_s(instance, sla: model.Sla) -> int:
         instance.flavor.memory_mb * _MIB, sla.max_total_ms) / _MIB)
 
 
-def _longest_s(instance, sla: model.Sla) -> float:
+def _begins_s() -> float:
+    """When libvirt has a guest at the latest, from Nova's preparation on.
+
+    The ports are waited for here, and then at the source, where the migration
+    waits for bandwidth after that. This host's settings stand for the
+    source's.
+    """
+    return (_ARRIVAL_SLACK_S + CONF.fastmig.port_wiring_timeout_s +
+            CONF.vif_plugging_timeout +
+            CONF.fastmig.migration_bandwidth_wait_s)
+
+
+def _lasts_s(instance, sla: model.Sla) -> float:
     """When a migration is over at the latest, from libvirt's start."""
     total_s = sla.max_total_ms / 1000
-    if sla.on_miss is model.OnMiss.ABORT:
-        return total_s
-    return max(total_s, CONF.libvirt.live_migration_completion_timeout *
-               max(2, instance.flavor.memory_mb / 1024) or math.inf)
+    if sla.on_miss is not model.OnMiss.ABORT:
+        total_s = max(
+            total_s, CONF.libvirt.live_migration_completion_timeout *
+            max(2, instance.flavor.memory_mb / 1024) or math.inf)
+    return _ARRIVAL_SLACK_S + total_s
 
 
 def choose_emulator(instance, domain_xml: str) -> str:
@@ -563,13 +577,10 @@ class Sessions:
         with _pre_check():
             sla = _sla(instance)
             if sla is not None:
-                lease_s = _ARRIVAL_SLACK_S
-                if is_next:
-                    lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
-                                _longest_s(instance, sla))
                 self._reservations.take(
                     self._arrival(instance.uuid),
-                    _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+                    _needed_mib_s(instance, sla) * _MIB,
+                    lease_s=_begins_s() if is_next else _ARRIVAL_SLACK_S)
         try:
             yield
         except BaseException:
@@ -595,9 +606,8 @@ class Sessions:
         """
         if not _is_tagged(instance):
             return plug()
-        self._arrivals.expect(instance, migrate_data, _ARRIVAL_SLACK_S +
-                              CONF.fastmig.migration_bandwidth_wait_s +
-                              _longest_s(instance, _sla(instance)))
+        self._arrivals.expect(instance, migrate_data, _begins_s(),
+                              _lasts_s(instance, _sla(instance)))
         ports.announce_move(context, instance)
         ports.create_taps(migrate_data)
         checked = plug()
@@ -628,6 +638,10 @@ class Sessions:
 
         :returns: (nova.objects.Instance, NetworkInfo) of each
         """
+        for instance in self._arrivals.not_begun():
+            # libvirt's event can be missed.
+            if self._host_has(instance):
+                self.begun(instance.uuid)
         return [(instance, network_info)
                 for instance, network_info in self._arrivals.overdue()
                 if not self._host_has(instance)]
@@ -638,6 +652,12 @@ class Sessions:
         except nova_exception.InstanceNotFound:
             return False
         return True
+
+    def begun(self, instance_uuid: str) -> None:
+        """libvirt has a guest that is to come here, or any other."""
+        lasts_s = self._arrivals.begun(instance_uuid)
+        if lasts_s is not None:
+            self._reservations.renew(self._arrival(instance_uuid), lasts_s)
 
     def landed(self, instance_uuid: str) -> None:
         """Nova's last step of a migration to this host has begun."""

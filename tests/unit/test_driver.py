@@ -222,7 +222,7 @@ class TestFastMigDriver(base.BaseTestCase):
         guest.assert_called_once_with(made._host, mock.sentinel.instance,
                                       stock.return_value)
 
-    def test_and_given_back(self):
+    def test_and_renewed_and_given_back(self):
         made = self.make()
         made._sessions = sessions = mock.Mock()
         guest = mock.Mock(uuid='uuid')
@@ -235,6 +235,8 @@ class TestFastMigDriver(base.BaseTestCase):
               mock.patch.object(driver.fast_guest, 'announce_by_uuid'),
               mock.patch.object(driver.fast_guest, 'persist_by_uuid')):
             for called, end in (
+                    ('begun', lambda: made.emit_event(event.LifecycleEvent(
+                        'uuid', event.EVENT_LIFECYCLE_STARTED))),
                     ('arrived', lambda: made.emit_event(event.LifecycleEvent(
                         'uuid', event.EVENT_LIFECYCLE_STOPPED))),
                     ('arrived',

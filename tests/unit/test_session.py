@@ -531,21 +531,82 @@ class TestReservation(SessionTestCase):
                 raise ValueError
         self.assertEqual(800, self.free_mib_s())
 
-    def lease_s(self, is_next=True, **extra_specs) -> float:
-        with (mock.patch.object(self.sessions._reservations, 'take') as take,
-              self.sessions.expect(instance(enabled='true', **extra_specs),
-                                   is_next)):
-            pass
-        return take.call_args.kwargs['lease_s']
+    def prepare(self, **extra_specs) -> None:
+        """Let Nova prepare the arrival of a guest, up to libvirt's part."""
+        guest = instance(enabled='true', **extra_specs)
+        with (mock.patch.object(session.ports, 'announce_move'),
+              self.sessions.expect(guest, is_next=True)):
+            self.sessions.plug(CONTEXT, guest, None, lambda: None)
 
-    def test_how_long_an_arrival_is_waited_for(self):
-        self.conf.config(group='fastmig', migration_bandwidth_wait_s=30)
-        self.assertEqual(60, self.lease_s(is_next=False))
-        self.assertEqual(60 + 30 + 2, self.lease_s())
-        # Nova counts at least 2 GiB.
-        self.assertEqual(60 + 30 + 2 * 800, self.lease_s(on_miss='proceed'))
-        self.conf.config(group='libvirt', live_migration_completion_timeout=0)
-        self.assertEqual(float('inf'), self.lease_s(on_miss='proceed'))
+    def left_s(self) -> tuple[int, int]:
+        """How long bandwidth and ports are kept from now on."""
+        now_s = time.monotonic()
+        entry = self.sessions._reservations._ledger.grant_to(
+            self.sessions._arrival(UUID))
+        return tuple(
+            until_s if until_s == float('inf') else round(until_s - now_s)
+            for until_s in (entry.until_s,
+                            self.sessions._arrivals._by_uuid[UUID][0]))
+
+    def wait_long(self) -> None:
+        """Let each wait before libvirt's part have a length of its own."""
+        self.conf.config(vif_plugging_timeout=4000)
+        self.conf.config(group='fastmig', port_wiring_timeout_s=500,
+                         migration_bandwidth_wait_s=30)
+
+    @ddt.data('abort', 'proceed')
+    def test_how_long_libvirts_part_is_waited_for(self, on_miss):
+        self.wait_long()
+        self.prepare(on_miss=on_miss)
+        self.assertEqual(2 * (60 + 500 + 4000 + 30,), self.left_s())
+        self.assertEqual([], self.sessions._arrivals.overdue())
+
+    def test_how_long_the_check_is_good_for(self):
+        with (mock.patch.object(self.sessions._reservations, 'take') as take,
+              self.sessions.expect(instance(enabled='true'), is_next=False)):
+            self.assertEqual(60, take.call_args.kwargs['lease_s'])
+
+    def test_how_long_the_migration_is_waited_for(self):
+        self.wait_long()
+        for timeout_s, extra_specs, lasts_s in (
+                (800, {}, 60 + 2),
+                # Nova counts at least 2 GiB.
+                (800, {'on_miss': 'proceed'}, 60 + 2 * 800),
+                (0, {'on_miss': 'proceed'}, float('inf'))):
+            self.conf.config(group='libvirt',
+                             live_migration_completion_timeout=timeout_s)
+            self.prepare(**extra_specs)
+            self.sessions.begun(UUID)
+            self.assertEqual(2 * (lasts_s,), self.left_s())
+
+    def test_a_guest_that_starts_later_is_not_waited_for(self):
+        self.prepare()
+        self.sessions.landed(UUID)
+        self.sessions.begun(UUID)
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_libvirts_event_is_missed(self):
+        self.prepare(on_miss='proceed')
+        self.host.get_guest.side_effect = nova_exception.InstanceNotFound(
+            instance_id=UUID)
+        self.assertEqual([], self.sessions.left_over())
+        self.assertEqual(2 * (60 + 30 + 300,), self.left_s())
+        self.host.get_guest.side_effect = None
+        self.assertEqual([], self.sessions.left_over())
+        self.assertEqual(2 * (60 + 2 * 800,), self.left_s())
+
+    @ddt.data(True, False)
+    def test_ports_that_are_left_over(self, has_begun):
+        for name in '_begins_s', '_lasts_s':
+            self.useFixture(fixtures.MockPatchObject(
+                session, name, return_value=0))
+        self.prepare()
+        if has_begun:
+            self.sessions.begun(UUID)
+        self.host.get_guest.side_effect = nova_exception.InstanceNotFound(
+            instance_id=UUID)
+        (guest, network_info), = self.sessions.left_over()
+        self.assertEqual((UUID, []), (guest.uuid, network_info))
 
     def test_no_room_for_an_arrival(self):
         with self.sessions._reservations.hold('other', 300 << 20, 0):
