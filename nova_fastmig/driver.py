@@ -73,11 +73,12 @@ class FastMigDriver(nova_driver.LibvirtDriver):
                                            block_migration=False,
                                            disk_over_commit=False):
         session.check_host(self._host, instance)
-        checked = super().check_can_live_migrate_destination(
-            context, instance, src_compute_info, dst_compute_info,
-            block_migration, disk_over_commit)
-        self._sessions.expect(instance, is_next=False)
-        return checked
+        # Not after Nova's step: that makes a file on the storage, which
+        # Nova's manager removes only if this returns.
+        with self._sessions.expect(instance, is_next=False):
+            return super().check_can_live_migrate_destination(
+                context, instance, src_compute_info, dst_compute_info,
+                block_migration, disk_over_commit)
 
     def check_can_live_migrate_source(self, context, instance,
                                       dest_check_data, block_device_info=None):
@@ -155,16 +156,16 @@ class FastMigDriver(nova_driver.LibvirtDriver):
             fast.force()
 
     # At the destination. Its bandwidth is reserved until one of these finds
-    # that the migration is over, or its time is; and whichever comes first
-    # makes the guest persistent.
+    # that the migration is over, or its time is, which is short until libvirt
+    # has the guest; and whichever comes first makes the guest persistent.
 
     def pre_live_migration(self, context, instance, block_device_info,
                            network_info, disk_info, migrate_data):
-        self._sessions.expect(instance, is_next=True)
-        return self._sessions.plug(
-            context, instance, migrate_data, functools.partial(
-                super().pre_live_migration, context, instance,
-                block_device_info, network_info, disk_info, migrate_data))
+        with self._sessions.expect(instance, is_next=True):
+            return self._sessions.plug(
+                context, instance, migrate_data, functools.partial(
+                    super().pre_live_migration, context, instance,
+                    block_device_info, network_info, disk_info, migrate_data))
 
     def _unplug_vifs(self, instance, network_info, ignore_errors):
         super()._unplug_vifs(
@@ -182,6 +183,8 @@ class FastMigDriver(nova_driver.LibvirtDriver):
         if event.transition == nova_event.EVENT_LIFECYCLE_RESUMED:
             self._for_us.put(functools.partial(
                 fast_guest.welcome, self._host, event.uuid))
+        elif event.transition == nova_event.EVENT_LIFECYCLE_STARTED:
+            self._sessions.begun(event.uuid)
         elif event.transition == nova_event.EVENT_LIFECYCLE_STOPPED:
             self._sessions.arrived(event.uuid)
 

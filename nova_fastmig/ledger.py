@@ -105,6 +105,13 @@ def leave(ledger: Ledger, holder: str) -> Ledger:
                    for name in ('granted', 'waiting')}))
 
 
+def renew(ledger: Ledger, holder: str, until_s: float) -> Ledger:
+    """Let a reservation end at another time."""
+    return dataclasses.replace(ledger, granted=tuple(
+        dataclasses.replace(entry, until_s=until_s)
+        if entry.holder == holder else entry for entry in ledger.granted))
+
+
 def expire(ledger: Ledger, now_s: float) -> Ledger:
     """End what was not given back in its time."""
     return _serve(dataclasses.replace(

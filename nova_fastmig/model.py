@@ -442,6 +442,7 @@ class SlaReport:
     :ivar nova: what was spent outside of libvirt; None if it was not begun
     :ivar network: what the network added to the blackout; None if the guest
         has not moved
+    :ivar flavor: the name of the server's flavor
     """
 
     instance_uuid: str
@@ -463,3 +464,4 @@ class SlaReport:
     source_pause_ms: float | None = None
     nova: NovaTimes | None = None
     network: Network | None = None
+    flavor: str = ''

@@ -227,16 +227,36 @@ class Arrivals:
     """
 
     def __init__(self):
-        self._by_uuid: dict[str, tuple[float, ty.Any, ty.Any]] = {}
+        self._by_uuid: dict[
+            str, tuple[float, float | None, ty.Any, ty.Any]] = {}
 
-    def expect(self, instance, migrate_data, lease_s: float) -> None:
+    def expect(self, instance, migrate_data, begins_s: float,
+               lasts_s: float) -> None:
         """Remember what is plugged.
 
-        :param lease_s: when the guest is here or will not come
+        :param begins_s: when libvirt has the guest or will not get it
+        :param lasts_s: when it is here or will not come, from then on
         """
         self._by_uuid[instance.uuid] = (
-            time.monotonic() + lease_s, instance, network_model.NetworkInfo(
+            time.monotonic() + begins_s, lasts_s, instance,
+            network_model.NetworkInfo(
                 vif.get_dest_vif() for vif in _vifs(migrate_data)))
+
+    def not_begun(self) -> list:
+        """:returns: nova.objects.Instance of each that libvirt had not yet"""
+        return [instance
+                for _, lasts_s, instance, _ in list(self._by_uuid.values())
+                if lasts_s is not None]
+
+    def begun(self, uuid: str) -> float | None:
+        """libvirt has the guest, whose migration may take its time now.
+
+        :returns: how long; None for one that is not expected, or has begun
+        """
+        _, lasts_s, *what = self._by_uuid.get(uuid, (None, None))
+        if lasts_s is not None:
+            self._by_uuid[uuid] = (time.monotonic() + lasts_s, None, *what)
+        return lasts_s
 
     def landed(self, uuid: str) -> None:
         """The guest is here, and so its ports stay."""
@@ -250,7 +270,7 @@ class Arrivals:
         now_s = time.monotonic()
         found = [uuid for uuid, (until_s, *_) in self._by_uuid.items()
                  if until_s < now_s]
-        return [self._by_uuid.pop(uuid)[1:] for uuid in found]
+        return [self._by_uuid.pop(uuid)[2:] for uuid in found]
 
 
 class Bindings:

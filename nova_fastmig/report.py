@@ -87,7 +87,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
          parts: model.BlackoutParts | None = None,
          source_pause_ms: float | None = None,
          nova: model.NovaTimes | None = None,
-         network: model.Network | None = None) -> model.SlaReport:
+         network: model.Network | None = None,
+         flavor: str = '') -> model.SlaReport:
     """Judge a finished migration.
 
     A guest that did not move was not judged: its verdict is UNKNOWN and the
@@ -101,6 +102,7 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
     :param source_pause_ms: where it has not
     :param nova: what was spent outside of libvirt
     :param network: its part of the blackout
+    :param flavor: the name of the server's
     """
     agreed = completed.agreed_features
     refused = (frozenset() if agreed is None else
@@ -129,7 +131,8 @@ def make(instance_uuid: str, source: str, destination: str, sla: model.Sla,
         parts=parts,
         source_pause_ms=source_pause_ms,
         nova=nova,
-        network=network)
+        network=network,
+        flavor=flavor)
 
 
 def _figure(judgement: model.Judgement) -> str:

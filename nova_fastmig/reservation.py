@@ -129,6 +129,12 @@ class Reservations:
         return Grant(entry.bytes_per_s,
                      round((time.monotonic() - began_s) * 1000))
 
+    def renew(self, holder: str, lease_s: float) -> None:
+        """Count the lease anew; nothing happens to who has nothing."""
+        with self._changed:
+            self._update(ledger.renew(self._ledger, holder,
+                                      time.monotonic() + lease_s))
+
     def give_back(self, holder: str) -> None:
         """Free what a migration had; nothing happens if it had nothing."""
         with self._changed:

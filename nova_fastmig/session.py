@@ -62,7 +62,8 @@ _RESUME_TIMEOUT_S = 1
 _RECONNECT_TIMEOUT_S = 60
 
 # From the check at the destination until the migration gets there, and beyond
-# the time in which it must be over. Who comes later asks again.
+# the times in which it must have begun and be over. Who comes later asks
+# again.
 _ARRIVAL_SLACK_S = 60
 
 _MIB = 1 << 20
@@ -90,13 +91,26 @@ def _needed_mib_s(instance, sla: model.Sla) -> int:
         instance.flavor.memory_mb * _MIB, sla.max_total_ms) / _MIB)
 
 
-def _longest_s(instance, sla: model.Sla) -> float:
+def _begins_s() -> float:
+    """When libvirt has a guest at the latest, from Nova's preparation on.
+
+    The ports are waited for here, and then at the source, where the migration
+    waits for bandwidth after that. This host's settings stand for the
+    source's.
+    """
+    return (_ARRIVAL_SLACK_S + CONF.fastmig.port_wiring_timeout_s +
+            CONF.vif_plugging_timeout +
+            CONF.fastmig.migration_bandwidth_wait_s)
+
+
+def _lasts_s(instance, sla: model.Sla) -> float:
     """When a migration is over at the latest, from libvirt's start."""
     total_s = sla.max_total_ms / 1000
-    if sla.on_miss is model.OnMiss.ABORT:
-        return total_s
-    return max(total_s, CONF.libvirt.live_migration_completion_timeout *
-               max(2, instance.flavor.memory_mb / 1024) or math.inf)
+    if sla.on_miss is not model.OnMiss.ABORT:
+        total_s = max(
+            total_s, CONF.libvirt.live_migration_completion_timeout *
+            max(2, instance.flavor.memory_mb / 1024) or math.inf)
+    return _ARRIVAL_SLACK_S + total_s
 
 
 def choose_emulator(instance, domain_xml: str) -> str:
@@ -225,6 +239,21 @@ def _age_ms(migration) -> int | None:
     return max(0, round(age.total_seconds() * 1000))
 
 
+def _is_too_early(action: model.Action, stats: dict) -> bool:
+    """Whether an action is for a job that has not come so far yet.
+
+    The time counts from libvirt's job, and until there is one from an earlier
+    moment. QEMU refuses to switch what it has not begun to migrate, and the
+    job is there for a while before that.
+
+    :param stats: libvirt's; what they do not say is taken for begun, but for
+        the switch, which is not tried twice
+    """
+    return (stats.get('type') == libvirt.VIR_DOMAIN_JOB_NONE or
+            action is model.Action.POST_COPY and
+            not stats.get('memory_total'))
+
+
 class Session:
     """What is known about one running migration at its source.
 
@@ -329,7 +358,7 @@ class Session:
                 post_copy_started=migration.status == _POST_COPY_STATUS,
                 post_copy_possible=self._post_copy_possible,
                 give_up_ms=give_up_s * 1000 or None,
-                samples=self._samples, paused_ms=paused_ms))
+                samples=self._samples, paused_ms=paused_ms), stats)
             return (self._plan.switchover_limit_ms - paused_ms
                     if self._paused_since_s is not None else None)
 
@@ -381,8 +410,10 @@ class Session:
             self._paused_since_s = now_s
         return (now_s - self._paused_since_s) * 1000
 
-    def _carry_out(self, guest, migration, decision: model.Decision) -> None:
-        if decision.action is model.Action.CONTINUE or self._abort_reason:
+    def _carry_out(self, guest, migration, decision: model.Decision,
+                   stats: dict) -> None:
+        if (decision.action is model.Action.CONTINUE or self._abort_reason or
+                _is_too_early(decision.action, stats)):
             return
         LOG.warning('Live migration: %s, because %s', decision.action,
                     decision.reason, instance=self._instance)
@@ -452,13 +483,14 @@ class Session:
         """Around the cancellation of the job.
 
         The migration call may return before the cancellation does, so the
-        reason is there first; it goes if the cancellation fails.
+        reason is there first; if the cancellation fails, the reason of one
+        that was accepted before is back.
         """
-        self._abort_reason = reason
+        before, self._abort_reason = self._abort_reason, reason
         try:
             yield
-        except libvirt.libvirtError:
-            self._abort_reason = ''
+        except Exception:
+            self._abort_reason = before
             raise
 
     def report(self) -> model.SlaReport:
@@ -475,7 +507,7 @@ class Session:
                              blackout.source_pause_ms(completed.moments)),
             nova=model.NovaTimes(self._before_ms, self._waited_ms,
                                  self._after_ms),
-            network=self._network)
+            network=self._network, flavor=self._instance.flavor.name)
 
     def teach(self, store: calibration_store.Store) -> None:
         """Remember what a completed migration says about the next one.
@@ -532,8 +564,11 @@ class Sessions:
         # The same guest can leave soon after.
         return f'{instance_uuid} arriving'
 
-    def expect(self, instance, is_next: bool) -> None:
+    @contextlib.contextmanager
+    def expect(self, instance, is_next: bool):
         """Reserve bandwidth for a tagged guest that is to come here.
+
+        Around Nova's step, which has to succeed for that.
 
         :param is_next: it comes now; otherwise it may have to wait in a queue
             of Nova's, and asks again then
@@ -541,15 +576,16 @@ class Sessions:
         """
         with _pre_check():
             sla = _sla(instance)
-            if sla is None:
-                return
-            lease_s = _ARRIVAL_SLACK_S
-            if is_next:
-                lease_s += (CONF.fastmig.migration_bandwidth_wait_s +
-                            _longest_s(instance, sla))
-            self._reservations.take(
-                self._arrival(instance.uuid),
-                _needed_mib_s(instance, sla) * _MIB, lease_s=lease_s)
+            if sla is not None:
+                self._reservations.take(
+                    self._arrival(instance.uuid),
+                    _needed_mib_s(instance, sla) * _MIB,
+                    lease_s=_begins_s() if is_next else _ARRIVAL_SLACK_S)
+        try:
+            yield
+        except BaseException:
+            self.arrived(instance.uuid)
+            raise
 
     @staticmethod
     def plan_ports(instance, network_info):
@@ -570,9 +606,8 @@ class Sessions:
         """
         if not _is_tagged(instance):
             return plug()
-        self._arrivals.expect(instance, migrate_data, _ARRIVAL_SLACK_S +
-                              CONF.fastmig.migration_bandwidth_wait_s +
-                              _longest_s(instance, _sla(instance)))
+        self._arrivals.expect(instance, migrate_data, _begins_s(),
+                              _lasts_s(instance, _sla(instance)))
         ports.announce_move(context, instance)
         ports.create_taps(migrate_data)
         checked = plug()
@@ -603,6 +638,10 @@ class Sessions:
 
         :returns: (nova.objects.Instance, NetworkInfo) of each
         """
+        for instance in self._arrivals.not_begun():
+            # libvirt's event can be missed.
+            if self._host_has(instance):
+                self.begun(instance.uuid)
         return [(instance, network_info)
                 for instance, network_info in self._arrivals.overdue()
                 if not self._host_has(instance)]
@@ -613,6 +652,12 @@ class Sessions:
         except nova_exception.InstanceNotFound:
             return False
         return True
+
+    def begun(self, instance_uuid: str) -> None:
+        """libvirt has a guest that is to come here, or any other."""
+        lasts_s = self._arrivals.begun(instance_uuid)
+        if lasts_s is not None:
+            self._reservations.renew(self._arrival(instance_uuid), lasts_s)
 
     def landed(self, instance_uuid: str) -> None:
         """Nova's last step of a migration to this host has begun."""
@@ -711,7 +756,7 @@ class Sessions:
                 self._sinks.emit(context, report.make(
                     instance.uuid, CONF.host, destination, sla, (),
                     model.Completed(model.Outcome.REFUSED, str(error), None,
-                                    None)))
+                                    None), flavor=instance.flavor.name))
                 return
             LOG.info('Live migration by %s, after %d ms of waiting for '
                      'bandwidth', the_plan, grant.waited_ms, instance=instance)
@@ -777,4 +822,4 @@ class Sessions:
             f'nova-compute has ended meanwhile; {place.value}', None, None)
         self._sinks.emit(context, report.make(
             instance.uuid, CONF.host, destination, _sla(instance), (),
-            completed))
+            completed, flavor=instance.flavor.name))

@@ -157,7 +157,8 @@ class SlaReportPayload(_Payload):
     # Version 1.1: downtime_limit_ms, expected
     # Version 1.2: EstimatePayload 1.1, BlackoutPayload 1.1, parts,
     #              source_pause_ms, nova, network
-    VERSION = '1.2'
+    # Version 1.3: flavor
+    VERSION = '1.3'
 
     fields = {
         'instance_uuid': fields.UUIDField(),
@@ -179,6 +180,7 @@ class SlaReportPayload(_Payload):
         'source_pause_ms': fields.FloatField(nullable=True),
         'nova': fields.ObjectField('NovaTimesPayload', nullable=True),
         'network': fields.ObjectField('NetworkPayload', nullable=True),
+        'flavor': fields.StringField(),
     }
 
 

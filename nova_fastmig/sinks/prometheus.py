@@ -31,4 +31,4 @@ class PrometheusSink(sinks.Sink):
                                 options.prometheus_port)
 
     def emit(self, context, report: model.SlaReport) -> None:
-        self._metrics.add(report, getattr(report, 'flavor', ''))
+        self._metrics.add(report, report.flavor)

@@ -20,6 +20,7 @@ from nova.compute import manager
 from nova.compute import provider_tree
 from nova.compute import rpcapi
 from nova import conf as nova_conf  # noqa: F401  registers [libvirt]
+from nova import exception as nova_exception
 from nova.tests import fixtures as nova_fixtures
 from nova.virt import event
 from nova.virt import fake
@@ -149,7 +150,7 @@ class TestFastMigDriver(base.BaseTestCase):
 
     def test_bandwidth_is_reserved_for_an_arrival(self):
         made = self.make()
-        made._sessions = sessions = mock.Mock()
+        made._sessions = sessions = mock.MagicMock()
         for name, is_next, arguments in (
                 ('check_can_live_migrate_destination', False, 2),
                 ('pre_live_migration', True, 4)):
@@ -162,7 +163,31 @@ class TestFastMigDriver(base.BaseTestCase):
             stock.assert_called_once()
             sessions.expect.assert_called_once_with(mock.sentinel.instance,
                                                     is_next=is_next)
+            sessions.expect.return_value.__exit__.assert_called_once()
             sessions.reset_mock()
+
+    def test_without_bandwidth_novas_check_does_not_begin(self):
+        """It makes a file on the storage, and nobody would remove it."""
+        made = self.make()
+        made._sessions = sessions = mock.MagicMock()
+        sessions.expect.return_value.__enter__.side_effect = (
+            nova_exception.MigrationPreCheckError(reason='no room'))
+        with (mock.patch.object(nova_driver.LibvirtDriver,
+                                'check_can_live_migrate_destination') as stock,
+              mock.patch.object(driver.session, 'check_host')):
+            self.assertRaises(nova_exception.MigrationPreCheckError,
+                              made.check_can_live_migrate_destination,
+                              None, mock.sentinel.instance, None, None)
+        stock.assert_not_called()
+
+    def test_ports_that_are_not_wired_keep_no_bandwidth(self):
+        made = self.make()
+        made._sessions = sessions = mock.MagicMock()
+        sessions.plug.side_effect = ValueError
+        self.assertRaises(ValueError, made.pre_live_migration, None,
+                          mock.sentinel.instance, *4 * (None,))
+        raised, *_ = sessions.expect.return_value.__exit__.call_args.args
+        self.assertIs(ValueError, raised)
 
     def test_ports_left_over_are_unplugged(self):
         made = self.make()
@@ -198,7 +223,7 @@ class TestFastMigDriver(base.BaseTestCase):
         guest.assert_called_once_with(made._host, mock.sentinel.instance,
                                       stock.return_value)
 
-    def test_and_given_back(self):
+    def test_and_renewed_and_given_back(self):
         made = self.make()
         made._sessions = sessions = mock.Mock()
         guest = mock.Mock(uuid='uuid')
@@ -211,6 +236,8 @@ class TestFastMigDriver(base.BaseTestCase):
               mock.patch.object(driver.fast_guest, 'announce_by_uuid'),
               mock.patch.object(driver.fast_guest, 'persist_by_uuid')):
             for called, end in (
+                    ('begun', lambda: made.emit_event(event.LifecycleEvent(
+                        'uuid', event.EVENT_LIFECYCLE_STARTED))),
                     ('arrived', lambda: made.emit_event(event.LifecycleEvent(
                         'uuid', event.EVENT_LIFECYCLE_STOPPED))),
                     ('arrived',

@@ -78,6 +78,14 @@ class TestLedger(base.BaseTestCase):
         self.assertEqual('a', names(ledger.expire(made, 4.9).granted))
         self.assertEqual('b', names(ledger.expire(made, 5).granted))
 
+    def test_a_lease_that_is_renewed(self):
+        made = after(entry('a', 60, until_s=5), entry('b', 10, until_s=5),
+                     entry('c', 50))
+        self.assertEqual(made, ledger.renew(made, 'c', 9))
+        made = ledger.renew(made, 'a', 9)
+        self.assertEqual(entry('a', 60, until_s=9), made.grant_to('a'))
+        self.assertEqual('a', names(ledger.expire(made, 5).granted))
+
     def test_to_leave_without_having_come(self):
         made = after(entry('a'))
         self.assertEqual(made, ledger.leave(made, 'b'))

@@ -195,13 +195,27 @@ class TestArrivals(PortsTestCase):
         arrivals = ports.Arrivals()
         for uuid, lease_s in (('one', 0), ('two', 0), ('three', 600)):
             arrivals.expect(types.SimpleNamespace(uuid=uuid), data(vif()),
-                            lease_s)
+                            lease_s, 600)
         arrivals.landed('two')
         arrivals.landed('unknown')
         (instance, network_info), = arrivals.overdue()
         self.assertEqual('one', instance.uuid)
         self.assertEqual([PORT], [each['id'] for each in network_info])
         self.assertEqual([], arrivals.overdue())
+
+    def test_one_that_libvirt_has_may_take_longer(self):
+        arrivals = ports.Arrivals()
+        for uuid, lasts_s in (('one', 600), ('two', 0)):
+            arrivals.expect(types.SimpleNamespace(uuid=uuid), data(vif()), 0,
+                            lasts_s)
+            self.assertEqual([uuid], [each.uuid for each
+                                      in arrivals.not_begun()])
+            self.assertEqual(lasts_s, arrivals.begun(uuid))
+            # Its guest can be started again later.
+            self.assertIsNone(arrivals.begun(uuid))
+        self.assertIsNone(arrivals.begun('unknown'))
+        (instance, _), = arrivals.overdue()
+        self.assertEqual('two', instance.uuid)
 
 
 class TestBindings(base.BaseTestCase):

@@ -119,6 +119,15 @@ class TestReservations(base.BaseTestCase):
         grant = self.reservations.take('b', 60 * MIB, wait_s=60)
         self.assertLess(grant.waited_ms, 30000)
 
+    def test_a_lease_that_is_renewed(self):
+        self.reservations.take('a', 60 * MIB, lease_s=0)
+        self.reservations.renew('a', 60)
+        self.reservations.renew('b', 60)
+        self.assertRaises(exception.PlanRefused, self.reservations.take, 'b',
+                          60 * MIB)
+        self.reservations.renew('a', 0)
+        self.reservations.take('b', 60 * MIB)
+
     def test_to_give_back_twice(self):
         self.reservations.take('a', 60 * MIB)
         for _ in range(2):

@@ -32,6 +32,7 @@ from oslotest import base
 from nova_fastmig import calibration
 from nova_fastmig import calibration_store
 from nova_fastmig import conf
+from nova_fastmig import metrics
 from nova_fastmig import model
 from nova_fastmig import reservation
 from nova_fastmig import session
@@ -50,8 +51,10 @@ def error(code: int, message: str = 'boom') -> libvirt.libvirtError:
 def instance(**extra_specs):
     return types.SimpleNamespace(
         uuid=UUID, name='instance-1', host='compute1', numa_topology=None,
-        flavor=types.SimpleNamespace(memory_mb=512, extra_specs={
-            f'fastmig:{key}': value for key, value in extra_specs.items()}))
+        flavor=types.SimpleNamespace(
+            name='nfv.small', memory_mb=512, extra_specs={
+                f'fastmig:{key}': value
+                for key, value in extra_specs.items()}))
 
 
 class SessionTestCase(base.BaseTestCase):
@@ -289,6 +292,25 @@ class TestSessionsRun(SessionTestCase):
         self.assertEqual(model.Outcome.REFUSED, report.outcome)
         self.assertIn('live_migration_tunnelled is set', report.reason)
 
+    def test_the_flavor_is_a_label_of_the_metrics(self):
+        metrics.register_opts(cfg.CONF)
+        path = self.calibration_path.with_name('x.prom')
+        self.conf.config(group='fastmig', sinks=['prometheus'],
+                         prometheus_textfile=str(path))
+        made = self.sessions = session.Sessions(self.host)
+        guest = instance(enabled='true')
+        self.run_one(guest)
+        self.conf.config(group='libvirt', live_migration_tunnelled=True)
+        self.run_one(guest)
+        made._tell_interrupted(CONTEXT, guest, 'compute2',
+                               session.interrupted.Place.AWAY)
+        made._sinks.join()
+        written = path.read_text()
+        for outcome in ('failed', 'refused', 'completed'):
+            self.assertIn(
+                'fastmig_migrations_total{flavor="nfv.small",'
+                f'outcome="{outcome}",verdict="unknown"}} 1.0', written)
+
     def learn(self, fixed_ms: float, **versions: model.HostCaps) -> None:
         hosts = {'source': self.caps, 'destination': self.peer, **versions}
         for _ in range(calibration.MIN_OBSERVATIONS):
@@ -491,36 +513,107 @@ class TestReservation(SessionTestCase):
         self.sessions.run(CONTEXT, instance(), 'compute2',
                           lambda: self.assertEqual(800, self.free_mib_s()),
                           self.recover)
-        self.sessions.expect(instance(), is_next=True)
-        self.assertEqual(800, self.free_mib_s())
+        with self.sessions.expect(instance(), is_next=True):
+            self.assertEqual(800, self.free_mib_s())
 
     @ddt.data(True, False)
     def test_an_arrival(self, is_next):
-        self.sessions.expect(instance(enabled='true'), is_next)
+        with self.sessions.expect(instance(enabled='true'), is_next):
+            self.assertEqual(288, self.free_mib_s())
         self.assertEqual(288, self.free_mib_s())
         self.sessions.arrived(UUID)
         self.assertEqual(800, self.free_mib_s())
 
-    def lease_s(self, is_next=True, **extra_specs) -> float:
-        with mock.patch.object(self.sessions._reservations, 'take') as take:
-            self.sessions.expect(instance(enabled='true', **extra_specs),
-                                 is_next)
-        return take.call_args.kwargs['lease_s']
+    @ddt.data(True, False)
+    def test_an_arrival_that_nova_refuses(self, is_next):
+        with contextlib.suppress(ValueError):
+            with self.sessions.expect(instance(enabled='true'), is_next):
+                raise ValueError
+        self.assertEqual(800, self.free_mib_s())
 
-    def test_how_long_an_arrival_is_waited_for(self):
-        self.conf.config(group='fastmig', migration_bandwidth_wait_s=30)
-        self.assertEqual(60, self.lease_s(is_next=False))
-        self.assertEqual(60 + 30 + 2, self.lease_s())
-        # Nova counts at least 2 GiB.
-        self.assertEqual(60 + 30 + 2 * 800, self.lease_s(on_miss='proceed'))
-        self.conf.config(group='libvirt', live_migration_completion_timeout=0)
-        self.assertEqual(float('inf'), self.lease_s(on_miss='proceed'))
+    def prepare(self, **extra_specs) -> None:
+        """Let Nova prepare the arrival of a guest, up to libvirt's part."""
+        guest = instance(enabled='true', **extra_specs)
+        with (mock.patch.object(session.ports, 'announce_move'),
+              self.sessions.expect(guest, is_next=True)):
+            self.sessions.plug(CONTEXT, guest, None, lambda: None)
+
+    def left_s(self) -> tuple[int, int]:
+        """How long bandwidth and ports are kept from now on."""
+        now_s = time.monotonic()
+        entry = self.sessions._reservations._ledger.grant_to(
+            self.sessions._arrival(UUID))
+        return tuple(
+            until_s if until_s == float('inf') else round(until_s - now_s)
+            for until_s in (entry.until_s,
+                            self.sessions._arrivals._by_uuid[UUID][0]))
+
+    def wait_long(self) -> None:
+        """Let each wait before libvirt's part have a length of its own."""
+        self.conf.config(vif_plugging_timeout=4000)
+        self.conf.config(group='fastmig', port_wiring_timeout_s=500,
+                         migration_bandwidth_wait_s=30)
+
+    @ddt.data('abort', 'proceed')
+    def test_how_long_libvirts_part_is_waited_for(self, on_miss):
+        self.wait_long()
+        self.prepare(on_miss=on_miss)
+        self.assertEqual(2 * (60 + 500 + 4000 + 30,), self.left_s())
+        self.assertEqual([], self.sessions._arrivals.overdue())
+
+    def test_how_long_the_check_is_good_for(self):
+        with (mock.patch.object(self.sessions._reservations, 'take') as take,
+              self.sessions.expect(instance(enabled='true'), is_next=False)):
+            self.assertEqual(60, take.call_args.kwargs['lease_s'])
+
+    def test_how_long_the_migration_is_waited_for(self):
+        self.wait_long()
+        for timeout_s, extra_specs, lasts_s in (
+                (800, {}, 60 + 2),
+                # Nova counts at least 2 GiB.
+                (800, {'on_miss': 'proceed'}, 60 + 2 * 800),
+                (0, {'on_miss': 'proceed'}, float('inf'))):
+            self.conf.config(group='libvirt',
+                             live_migration_completion_timeout=timeout_s)
+            self.prepare(**extra_specs)
+            self.sessions.begun(UUID)
+            self.assertEqual(2 * (lasts_s,), self.left_s())
+
+    def test_a_guest_that_starts_later_is_not_waited_for(self):
+        self.prepare()
+        self.sessions.landed(UUID)
+        self.sessions.begun(UUID)
+        self.assertEqual(800, self.free_mib_s())
+
+    def test_libvirts_event_is_missed(self):
+        self.prepare(on_miss='proceed')
+        self.host.get_guest.side_effect = nova_exception.InstanceNotFound(
+            instance_id=UUID)
+        self.assertEqual([], self.sessions.left_over())
+        self.assertEqual(2 * (60 + 30 + 300,), self.left_s())
+        self.host.get_guest.side_effect = None
+        self.assertEqual([], self.sessions.left_over())
+        self.assertEqual(2 * (60 + 2 * 800,), self.left_s())
+
+    @ddt.data(True, False)
+    def test_ports_that_are_left_over(self, has_begun):
+        for name in '_begins_s', '_lasts_s':
+            self.useFixture(fixtures.MockPatchObject(
+                session, name, return_value=0))
+        self.prepare()
+        if has_begun:
+            self.sessions.begun(UUID)
+        self.host.get_guest.side_effect = nova_exception.InstanceNotFound(
+            instance_id=UUID)
+        (guest, network_info), = self.sessions.left_over()
+        self.assertEqual((UUID, []), (guest.uuid, network_info))
 
     def test_no_room_for_an_arrival(self):
         with self.sessions._reservations.hold('other', 300 << 20, 0):
             error = self.assertRaises(
-                nova_exception.MigrationPreCheckError, self.sessions.expect,
-                instance(enabled='true'), is_next=False)
+                nova_exception.MigrationPreCheckError,
+                self.sessions.expect(instance(enabled='true'),
+                                     is_next=False).__enter__)
         self.assertIn('the migration needs 512 MiB/s', str(error))
 
     def test_where_nothing_is_reserved(self):
@@ -844,11 +937,54 @@ class TestFollow(SessionTestCase):
         self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
         self.assertEqual(model.Outcome.FAILED, self.follow(made).outcome)
 
+    def fail_to_abort(self, made: session.Session) -> None:
+        """As Nova's method does that looks the guest up first."""
+        with contextlib.suppress(nova_exception.InternalError):
+            with made.aborting('asked for again'):
+                raise nova_exception.InternalError('libvirt is away')
+
+    def test_nor_is_one_that_nova_has_no_guest_for(self):
+        made = self.make()
+        self.fail_to_abort(made)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual((model.Outcome.FAILED, 'boom'),
+                         (self.follow(made).outcome, made.report().reason))
+
+    def test_it_leaves_the_reason_of_one_that_was_accepted(self):
+        made = self.make()
+        with made.aborting('asked for'):
+            pass
+        self.fail_to_abort(made)
+        self.end_with(made, error(libvirt.VIR_ERR_OPERATION_FAILED))
+        self.assertEqual((model.Outcome.ABORTED, 'asked for'),
+                         (self.follow(made).outcome, made.report().reason))
+
+    def end_after_looks(self, made: session.Session) -> None:
+        """Let it end by itself if a test that waits for an abort fails."""
+        left = [True] * 4
+
+        def look(*args):
+            if left:
+                left.pop()
+            else:
+                self.end_with(made)
+
+        self.run_tasks.side_effect = look
+
+    def test_the_time_limit_still_holds_after_it(self):
+        made = self.late()
+        self.end_after_looks(made)
+        self.fail_to_abort(made)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertIn('are over', self.follow(made).reason)
+
     def late(self, **sla) -> session.Session:
         """A session that finds its time to be over at the first look."""
         made = self.make(max_total_ms=100, **sla)
-        self.domain.jobStats.return_value = {'time_elapsed': 101,
-                                             'memory_total': 0}
+        self.domain.jobStats.return_value = {
+            'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED, 'time_elapsed': 101,
+            'memory_total': 1000}
         made.wake()
         return made
 
@@ -891,6 +1027,62 @@ class TestFollow(SessionTestCase):
         self.assertEqual([model.Action.POST_COPY],
                          [each.action for each in report.decisions])
         self.assertEqual(model.Outcome.COMPLETED, report.outcome)
+
+    def job_begins_late(self, made: session.Session, *stats: dict) -> list:
+        """Let libvirt have no job before the time is over.
+
+        :param stats: what it tells then, look by look
+        :returns: what it has not told yet
+        """
+        left = [{'type': libvirt.VIR_DOMAIN_JOB_NONE}, *(
+            {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED, **each}
+            for each in stats)]
+
+        def tell():
+            made.wake()
+            told = left.pop(0)
+            if told['type'] == libvirt.VIR_DOMAIN_JOB_NONE:
+                time.sleep(0.11)
+            elif not left:
+                self.end_with(made)
+            return told
+
+        self.domain.jobStats.side_effect = tell
+        made.wake()
+        return left
+
+    def test_post_copy_waits_for_qemus_migration(self):
+        made = self.make(max_total_ms=100, on_miss=model.OnMiss.POST_COPY)
+        over = {'time_elapsed': 101, 'memory_total': 0}
+        left = self.job_begins_late(
+            made, over, {}, {**over, 'memory_total': 1000}, over)
+
+        def switch(guest, instance, migration):
+            # As Nova's, which logs that libvirt refuses it.
+            if len(left) == 1:
+                migration.status = 'running (post-copy)'
+
+        self.trigger_postcopy_switch.side_effect = switch
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        report = self.follow(made)
+        self.trigger_postcopy_switch.assert_called_once()
+        self.assertEqual(
+            (model.Outcome.COMPLETED, [model.Action.POST_COPY]),
+            (report.outcome, [each.action for each in report.decisions]))
+
+    def test_the_time_before_the_job_does_not_count(self):
+        made = self.make(max_total_ms=100)
+        self.job_begins_late(made, {'time_elapsed': 1}, {'time_elapsed': 2})
+        self.assertEqual(model.Outcome.COMPLETED, self.follow(made).outcome)
+        self.domain.abortJob.assert_not_called()
+
+    def test_who_tells_nothing_of_the_job_is_held_to_the_time(self):
+        made = self.make(max_total_ms=100)
+        self.end_after_looks(made)
+        self.domain.abortJob.side_effect = lambda: self.end_with(
+            made, error(libvirt.VIR_ERR_OPERATION_ABORTED))
+        self.assertIn('are over', self.follow(made).reason)
 
     def test_post_copy_that_cannot_be(self):
         made = self.late(on_miss=model.OnMiss.POST_COPY)

@@ -73,7 +73,7 @@ class TestNotificationSink(base.BaseTestCase):
 
     def test_the_sample_of_the_docs(self):
         made = dataclasses.replace(
-            report(**ABORTED), source_pause_ms=0.0,
+            report(**ABORTED), source_pause_ms=0.0, flavor='nfv.small',
             nova=model.NovaTimes(before_ms=4000, waited_ms=0, after_ms=None))
         notification.NotificationSink().emit('context', made)
         (_, event_type, payload), _ = (
