@@ -135,6 +135,40 @@ class ProbeTest(base.BaseTestCase):
         self.assertGreaterEqual(result['gap_ms'], 99)
         self.assertGreaterEqual(result['rtt_max_ms'], 95)
 
+    def test_phases(self):
+        time.sleep(0.3)
+        self.probe.send_signal(signal.SIGUSR1)
+        self.forwarder.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        self.forwarder.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        self.probe.send_signal(signal.SIGUSR1)
+        run('ip', '-n', self.far, 'link', 'set', 'far', 'down')
+        time.sleep(0.1)
+        run('ip', '-n', self.far, 'link', 'set', 'far', 'up')
+        time.sleep(0.3)
+        # there are no more
+        self.probe.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)
+        result = self.result()
+        before, during, after = result['phases']
+        for key in ('sent', 'received', 'lost', 'duplicates', 'reordered'):
+            self.assertEqual(result[key], sum(
+                phase[key] for phase in result['phases']))
+        self.assertLess(before['rtt_max_ms'], 95)
+        # late, not lost
+        self.assertEqual((0, 0), (before['lost'], during['lost']))
+        self.assertGreaterEqual(during['rtt_max_ms'], 95)
+        self.assertGreaterEqual(during['sent'], 390)
+        self.assertEqual(result['blackout_ms'], after['longest_loss_ms'])
+        self.assertGreaterEqual(after['longest_loss_ms'], 90)
+
+    def test_without_a_mark_there_is_one_phase(self):
+        time.sleep(0.2)
+        result = self.result()
+        phase, = result['phases']
+        self.assertEqual(result['sent'], phase['sent'])
+
     def test_the_guest_rewrites_as_fast_as_it_is_told(self):
         time.sleep(0.5)
         self.assertGreater(self.rewritten_mib_per_s(), MEMORY_MIB / 4)
