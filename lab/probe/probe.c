@@ -44,7 +44,9 @@
  *                    [when the first one was sent, how many]; not more than
  *                    MAX_LOSSES
  *   phases           what came of the probes that were sent until the first
- *                    SIGUSR1, from then until the second, and so on
+ *                    SIGUSR1, from then until the second, and so on; and how
+ *                    fast the guest rewrote its memory, by its own clock, from
+ *                    the first answer in the phase to the first in the next
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -125,6 +127,10 @@ static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
 static int64_t marks_ns[MAX_MARKS];
 static atomic_uint marks;
+/* what the guest said first in each phase; ns 0: nothing */
+static struct {
+	uint64_t pages_verified, ns;
+} phase_starts[MAX_MARKS + 1];
 
 static void on_signal(int number)
 {
@@ -268,6 +274,12 @@ static void account_disk(const struct probe_disk *d, bool first)
 
 static void account_guest(const struct probe_payload *p)
 {
+	unsigned phase = marks;
+
+	if (!phase_starts[phase].ns) {
+		phase_starts[phase].pages_verified = p->pages_verified;
+		phase_starts[phase].ns = p->guest_ns;
+	}
 	if (!guest.seen) {
 		guest.seen = true;
 		memcpy(guest.first_boot_id, p->boot_id, BOOT_ID_BYTES);
@@ -531,6 +543,24 @@ static void print_answers(uint64_t first, uint64_t end)
 	free(rtts);
 }
 
+static void print_rewriting(unsigned phase)
+{
+	uint64_t pages = guest.pages_verified, ns = guest.last_ns;
+	uint64_t start_ns = phase_starts[phase].ns;
+
+	if (phase < marks) {
+		pages = phase_starts[phase + 1].pages_verified;
+		ns = phase_starts[phase + 1].ns;
+	}
+	if (!start_ns || ns <= start_ns) {
+		printf("\"rewritten_mib_per_s\": null");
+		return;
+	}
+	pages -= phase_starts[phase].pages_verified;
+	printf("\"rewritten_mib_per_s\": %.2f",
+	       pages / 256. * NS_PER_S / (ns - start_ns));
+}
+
 static void print_phases(uint64_t sent, int64_t period_ns)
 {
 	uint64_t first = 0, end;
@@ -542,8 +572,10 @@ static void print_phases(uint64_t sent, int64_t period_ns)
 			;
 		printf("%s{", phase ? ", " : "");
 		print_answers(first, end);
-		printf(", \"longest_loss_ms\": %.3f}",
+		printf(", \"longest_loss_ms\": %.3f, ",
 		       longest_lost_run(first, end, period_ns).ns / 1e6);
+		print_rewriting(phase);
+		printf("}");
 	}
 	printf("], ");
 }

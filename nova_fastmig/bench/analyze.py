@@ -61,6 +61,8 @@ METRICS = {
     'cpu_destination_ms': 'CPU, destination host (ms)',
     'cpu_window_ms': 'within (ms)',
     'throttle_percent': 'vCPUs throttled by (%)',
+    'before.rewritten_mib_per_s': 'guest rewrites before (MiB/s)',
+    'during.rewritten_mib_per_s': 'guest rewrites during (MiB/s)',
     'rewritten_mib_per_s': 'guest rewrites (MiB/s)',
     'disk_mib_per_s': 'guest reads and writes on disk (MiB/s)',
 }

@@ -32,6 +32,7 @@ COLUMNS = (
     'downtime_qemu_ms', 'downtime_libvirt_ms', 'total_qemu_ms',
     'total_libvirt_ms', 'total_nova_ms', 'bytes_sent', 'iterations',
     'post_copy', 'cpu_source_ms', 'cpu_destination_ms', 'cpu_window_ms',
+    'before.rewritten_mib_per_s', 'during.rewritten_mib_per_s',
     'rewritten_mib_per_s', 'disk_mib_per_s', 'throttle_percent')
 TITLES = {
     'seed-total': 'Total, as the seed drew it',

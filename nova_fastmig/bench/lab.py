@@ -381,7 +381,8 @@ def _phase(probed: dict[str, ty.Any]) -> scenario.Phase:
     return scenario.Phase(
         probed['sent'], probed['lost'], probed['duplicates'],
         probed['reordered'], probed['longest_loss_ms'], probed['rtt_p50_ms'],
-        probed['rtt_p99_ms'], probed['rtt_max_ms'])
+        probed['rtt_p99_ms'], probed['rtt_max_ms'],
+        probed['rewritten_mib_per_s'])
 
 
 def packet_figures(probed: dict[str, ty.Any]) -> dict[str, ty.Any]:

@@ -309,6 +309,8 @@ class Phase:
 
     :ivar longest_loss_ms: longest run of packets that never came back
     :ivar latency_p50_ms: None, as the others, if none came back
+    :ivar rewritten_mib_per_s: what the guest got done of its rewriting; None
+        if it does not tell
     """
 
     packets_sent: int
@@ -319,6 +321,7 @@ class Phase:
     latency_p50_ms: float | None
     latency_p99_ms: float | None
     latency_max_ms: float | None
+    rewritten_mib_per_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,6 +162,9 @@ class ProbeTest(base.BaseTestCase):
         self.assertGreaterEqual(during['sent'], 390)
         self.assertEqual(result['blackout_ms'], after['longest_loss_ms'])
         self.assertGreaterEqual(after['longest_loss_ms'], 90)
+        # a pass a second, where nobody says how fast
+        self.assertGreater(before['rewritten_mib_per_s'], MEMORY_MIB / 4)
+        self.assertLess(before['rewritten_mib_per_s'], MEMORY_MIB * 4)
 
     def test_without_a_mark_there_is_one_phase(self):
         time.sleep(0.2)

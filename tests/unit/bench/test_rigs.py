@@ -41,7 +41,7 @@ PROBED = {
     'phases': []}
 PHASE = {'sent': 900, 'received': 888, 'lost': 12, 'duplicates': 1,
          'reordered': 2, 'longest_loss_ms': 11.0, 'rtt_p50_ms': 0.4,
-         'rtt_p99_ms': 5.0, 'rtt_max_ms': 60.0}
+         'rtt_p99_ms': 5.0, 'rtt_max_ms': 60.0, 'rewritten_mib_per_s': 31.5}
 
 
 def contenders(control: scenario.Control) -> dict:
@@ -346,6 +346,7 @@ class TestFigures(base.BaseTestCase):
             figures.during.packets_sent, figures.during.longest_loss_ms,
             figures.during.latency_p50_ms, figures.during.latency_p99_ms,
             figures.during.latency_max_ms))
+        self.assertEqual(31.5, figures.during.rewritten_mib_per_s)
 
     def test_disk(self):
         # 240 blocks of 64 KiB in 2 s
