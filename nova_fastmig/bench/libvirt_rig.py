@@ -344,9 +344,11 @@ def to_figures(times_us: Mapping[tuple[str, str], int],
         'post_copy': ('source', 'postcopy-active') in times_us}
 
 
-def completed_job(domain: libvirt.virDomain) -> dict[str, ty.Any]:
+def completed_job(domain: libvirt.virDomain, post_copy: bool = False
+                  ) -> dict[str, ty.Any]:
     """libvirt's statistics of the migration that the domain came with.
 
+    :param post_copy: it went over to that; libvirt has none of some of those
     :raises: engine.RigError if it has none
     """
     deadline_s = time.monotonic() + STATISTICS_WITHIN_S
@@ -356,6 +358,8 @@ def completed_job(domain: libvirt.virDomain) -> dict[str, ty.Any]:
         if 'time_elapsed' in job:
             return job
         if time.monotonic() > deadline_s:
+            if post_copy:
+                return {}
             raise engine.RigError(
                 f'libvirt has no statistics of the migration after '
                 f'{STATISTICS_WITHIN_S} s: {job}')
@@ -454,12 +458,13 @@ class LibvirtGuest:
                 output = process.communicate()[0].strip()
             if process.returncode:
                 raise engine.RigError(f'{" ".join(command)}: {output}')
-            job = completed_job(there.lookupByName(NAME))
+            heard = events.figures(source, destination, hosts.one_clock)
+            job = completed_job(there.lookupByName(NAME), heard['post_copy'])
             return scenario.Run(
                 key, time_text, source, scenario.Figures(
                     **lab_.packet_figures(probe.result),
                     **lab_.job_figures(job, hosts.one_clock),
-                    **events.figures(source, destination, hosts.one_clock),
+                    **heard,
                     **cpu.used(source, started_s, ended_s)),
                 hosts.guest_failures(probe.result),
                 probe.result['blackout_stall_ms'], tuple(limits))

@@ -199,6 +199,7 @@ class TestLibvirt(base.BaseTestCase):
         with mock.patch.object(libvirt_rig, 'STATISTICS_WITHIN_S', 0):
             self.assertRaises(engine.RigError, libvirt_rig.completed_job,
                               domain)
+            self.assertEqual({}, libvirt_rig.completed_job(domain, True))
 
     def test_sample(self):
         sample = libvirt_rig.to_sample(
