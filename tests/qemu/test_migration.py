@@ -395,6 +395,17 @@ class TestFeatures(Base):
             else:
                 self.assertGreater(result.blackout_ms, delay_ms)
 
+    async def test_drained_switchover(self):
+        # less than the 40 ms by which TCP delays an acknowledgement
+        side = variants.patched({'x-drained-switchover'},
+                                **{'downtime-limit': 30})
+        guest_pair = await self.guest(side, guest=IDLE)
+        for channels in (0, 2):
+            result = await self.hop(guest_pair, side,
+                                    multifd_channels=channels)
+            # the switchover is held back for 10 s at most
+            self.assertLess(result.total_ms, 10000)
+
     async def test_direct_switchover(self):
         """The source does not wait for migrate-continue."""
         guest_pair = await self.guest(patched({}), guest=IDLE)
