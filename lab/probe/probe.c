@@ -513,8 +513,9 @@ static void print_longest(const char *name, struct longest l,
 		printf("\"%s_at\": null, ", name);
 }
 
-/* Counts, and round trips, of the probes from first to before end. */
-static void print_answers(uint64_t first, uint64_t end)
+/* Counts, and round trips, of the probes from first to before end; the
+ * duplicates. */
+static uint64_t print_answers(uint64_t first, uint64_t end)
 {
 	int64_t *rtts = calloc(end - first + 1, sizeof(*rtts));
 	uint64_t n = 0, duplicates = 0, reordered = 0;
@@ -541,6 +542,7 @@ static void print_answers(uint64_t first, uint64_t end)
 		printf("\"rtt_p50_ms\": null, \"rtt_p99_ms\": null, "
 		       "\"rtt_max_ms\": null");
 	free(rtts);
+	return duplicates;
 }
 
 static void print_rewriting(unsigned phase)
@@ -610,21 +612,19 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	bool stamped = !o->far;
 	int64_t *arrivals = calloc(received + 1, sizeof(*arrivals));
 	struct longest blackout, gap;
-	uint64_t n = 0, last = 0, duplicates = 0;
+	uint64_t n = 0, last = 0, duplicates;
 
 	if (!arrivals)
 		err(1, "%lu answers", received);
-	for (uint64_t i = 0; i < sent; i++) {
-		duplicates += probes[i].duplicates;
+	for (uint64_t i = 0; i < sent; i++)
 		if (probes[i].received_ns) {
 			last = i;
 			arrivals[n++] = probes[i].received_ns;
 		}
-	}
 	qsort(arrivals, n, sizeof(*arrivals), compare);
 
 	printf("{\"period_ms\": %.3f, ", period_ns / 1e6);
-	print_answers(0, sent);
+	duplicates = print_answers(0, sent);
 	printf(", ");
 	blackout = longest_lost_run(0, sent, period_ns);
 	gap = longest_gap(arrivals);

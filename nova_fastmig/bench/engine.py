@@ -155,11 +155,11 @@ def run(results: scenario.Results,
         not_run = {name: why for name, why in results.not_run.items()
                    if name != turn.name}
         if obstacle is not None:
-            not_run[turn.name] = obstacle
-        results = dataclasses.replace(results, not_run=not_run)
-        if obstacle is not None:
+            results = dataclasses.replace(
+                results, not_run=not_run | {turn.name: obstacle})
             on_results(results)
             continue
+        results = dataclasses.replace(results, not_run=not_run)
         for made in _turn(rig, turn, now):
             results = dataclasses.replace(results, runs=(*results.runs, made))
             on_results(results)

@@ -418,6 +418,18 @@ class Interrupted(base.TwoHosts):
         self.useFixture(fixtures.MockPatchObject(target, name, call))
         return calls
 
+    def assert_no_note(self) -> None:
+        self._wait_for_assert(lambda: self.assertEqual(
+            [], os.listdir(CONF.fastmig.migrations_path)))
+
+    def assert_ended_there(self, server: dict) -> None:
+        """Its migration has gone on to its end and is told of."""
+        self.assert_moved(server)
+        self.assert_allocated(server, 'dest')
+        self.assertEqual('completed',
+                         self.wait_for_verdict(server)['outcome'])
+        self.assert_no_note()
+
 
 class TestInterrupted(Interrupted):
     """The source's nova-compute ends while it migrates a guest."""
@@ -486,12 +498,7 @@ class TestInterrupted(Interrupted):
         self.restart_compute_service('src')
         self._wait_for_migration_status(server, ['completed'])
         self.assertEqual(2, len(failing))
-        self.assert_moved(server)
-        self.assert_allocated(server, 'dest')
-        self.assertEqual('completed',
-                         self.wait_for_verdict(server)['outcome'])
-        self._wait_for_assert(lambda: self.assertEqual(
-            [], os.listdir(CONF.fastmig.migrations_path)))
+        self.assert_ended_there(server)
 
     def test_it_stays_and_cannot_be_rolled_back_at_the_start(self):
         self.fake.behaviour.converges = False
@@ -506,8 +513,7 @@ class TestInterrupted(Interrupted):
         self._wait_for_migration_status(server, ['error'])
         self.assert_stayed(server)
         self.assert_allocated(server, 'src')
-        self._wait_for_assert(lambda: self.assertEqual(
-            [], os.listdir(CONF.fastmig.migrations_path)))
+        self.assert_no_note()
 
     def test_the_guest_still_runs_at_the_source(self):
         self.fake.behaviour.converges = False
@@ -558,12 +564,7 @@ class TestUnreachable(Interrupted):
             rpcapi.ComputeAPI, 'post_live_migration_at_destination', told)
         self._live_migrate(server, 'completed')
         self.assertGreaterEqual(len(failing), 1 if told else 2)
-        self.assert_moved(server)
-        self.assert_allocated(server, 'dest')
-        self.assertEqual('completed',
-                         self.wait_for_verdict(server)['outcome'])
-        self._wait_for_assert(lambda: self.assertEqual(
-            [], os.listdir(CONF.fastmig.migrations_path)))
+        self.assert_ended_there(server)
 
     def test_when_it_stays(self):
         self.fake.behaviour.converges = False

@@ -427,6 +427,14 @@ class TestAtTheStart(base.BaseTestCase):
             mock.ANY, self.instance, 'compute2', place)
         self.assertFalse(self.path.exists())
 
+    def assert_only_completed(self):
+        """Without Nova's last step."""
+        self.finish()
+        self.post.assert_not_called()
+        self.assertEqual('completed', self.migration.status)
+        self.drop.assert_called_once()
+        self.assert_over()
+
     def test_the_destination_was_perhaps_not_told(self):
         self.finish()
         self.post.assert_called_once()
@@ -440,19 +448,11 @@ class TestAtTheStart(base.BaseTestCase):
         self.instance.save.side_effect = (
             nova_exception.UnexpectedTaskStateError(
                 instance_uuid=UUID, expected={}, actual={}))
-        self.finish()
-        self.post.assert_not_called()
-        self.assertEqual('completed', self.migration.status)
-        self.drop.assert_called_once()
-        self.assert_over()
+        self.assert_only_completed()
 
     def test_its_owner_has_moved_it_on(self):
         self.instance.host = 'compute3'
-        self.finish()
-        self.post.assert_not_called()
-        self.assertEqual('completed', self.migration.status)
-        self.drop.assert_called_once()
-        self.assert_over()
+        self.assert_only_completed()
 
     def test_nova_has_given_it_up_before(self):
         self.migration.status = 'error'
