@@ -221,6 +221,13 @@ def workloads(summaries: Iterable[Summary]) -> list[scenario.Workload]:
     return list(dict.fromkeys(each.scenario.workload for each in summaries))
 
 
+def find(summaries: Iterable[Summary], workload: scenario.Workload,
+         title: str) -> Summary | None:
+    """That of a contender in a workload."""
+    return next((each for each in summaries if each.title == title and
+                 each.scenario.workload == workload), None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """How one metric of two scenarios compares.

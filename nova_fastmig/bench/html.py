@@ -78,16 +78,15 @@ def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
         seed = catalog.SEED.get(workload.kind)
         if seed is None:
             continue
-        found = {each.title: each for each in summaries
-                 if each.scenario.workload == workload}
+        pair = [analyze.find(summaries, workload, title)
+                for title in (catalog.BEFORE, catalog.AFTER)]
         for what, metric, before, after in (
                 ('total', 'total_ms', seed.total_before_ms,
                  seed.total_after_ms),
                 ('downtime', 'blackout_ms', seed.downtime_before_ms,
                  seed.downtime_after_ms)):
-            first, last = (
-                found[name].median(metric) if name in found else None
-                for name in (catalog.BEFORE, catalog.AFTER))
+            first, last = (each.median(metric) if each else None
+                           for each in pair)
             rows.append({
                 'workload': catalog.title(workload), 'what': what,
                 'seed_before': before, 'seed_after': after,

@@ -38,19 +38,13 @@ def _figure(width: float = 8, height: float = 4.5) -> figure.Figure:
     return figure.Figure(figsize=(width, height), layout='constrained')
 
 
-def _of(summaries: Iterable[analyze.Summary], workload: scenario.Workload,
-        title: str) -> analyze.Summary | None:
-    return next((each for each in summaries if each.title == title and
-                 each.scenario.workload == workload), None)
-
-
 def _seed(summaries: Summaries, metric: str, fields: tuple,
           label: str) -> figure.Figure | None:
     """The seed's chart beside the same chart of these results."""
     found = []
     for workload in analyze.workloads(summaries):
         pair = [each.spreads[metric] for each in (
-            _of(summaries, workload, title)
+            analyze.find(summaries, workload, title)
             for title in (catalog.BEFORE, catalog.AFTER))
             if each and metric in each.spreads]
         if workload.kind in catalog.SEED and len(pair) == 2:
