@@ -44,6 +44,7 @@ DATA_PLANES = {'kernel': ('forwarder', ('nfv',)),
                'dpdk': ('l2fwd', ('nfv', 'nfv-far'))}
 MAX_PORTS = max(len(networks) for _, networks in DATA_PLANES.values())
 PROBE = '/opt/lab/bin/probe'
+DPDK_PROBE = f'{PROBE}-dpdk'
 
 # name of flavor and server -> extra specs
 # proceed: a limit that an emulated guest misses is to be reported, not to end
@@ -144,7 +145,7 @@ def _probe(cloud, server, **options):
                            key=lambda port: port.name)
     if others:
         return probe_client.Probe.two_ports(
-            PROBE, probe_client.INTERFACE, probe_client.FAR_INTERFACE,
+            DPDK_PROBE, probe_client.INTERFACE, probe_client.FAR_INTERFACE,
             port.mac_address, **options)
     return probe_client.Probe(PROBE, port, **options)
 

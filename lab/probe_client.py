@@ -13,10 +13,12 @@
 """Runs the probe against one server."""
 
 import json
+import os
 import pathlib
 import shlex
 import signal
 import subprocess
+import tempfile
 
 INTERFACE = 'probe0'
 # where packets come back from a guest with two ports (lab/use-switch)
@@ -24,6 +26,22 @@ FAR_INTERFACE = 'probe1'
 # on the guests' network, but no host's own: a host would answer the guest's
 # answers with ICMP errors
 SOURCE = '10.88.0.253'
+# DPDK leaves network cards alone, and takes no hugepages, which guests need
+EAL_OPTIONS = ('--no-pci', '--no-huge', '-m', '64', '--iova-mode=va',
+               '--no-shconf', '--no-telemetry', '--log-level=error')
+
+
+def dpdk_command(program: pathlib.Path, near: str, far: str) -> list[str]:
+    """The probe that sends with DPDK, as far as its ports.
+
+    :param near: the interface that packets leave from
+    :param far: that where they come back
+    """
+    cpus = ','.join(map(str, sorted(os.sched_getaffinity(0))))
+    return [str(program), *EAL_OPTIONS, f'--lcores=0@({cpus})',
+            f'--vdev=net_af_packet0,iface={near},qdisc_bypass=1',
+            f'--vdev=net_af_packet1,iface={far},qdisc_bypass=1', '--',
+            '--interface', 'net_af_packet0', '--far', 'net_af_packet1']
 
 
 class ProbeError(Exception):
@@ -65,15 +83,16 @@ class Probe:
     @classmethod
     def two_ports(cls, program: pathlib.Path, near: str, far: str, mac: str,
                   rate=1000, answer_within_s=10):
-        """A probe of a forwarder between two ports.
+        """A probe of a forwarder between two ports, with DPDK.
 
-        :param near: the generator's port that packets leave from
-        :param far: its port where they come back
+        :param program: the probe that sends with DPDK
+        :param near: the generator's interface that packets leave from
+        :param far: its interface where they come back
         :param mac: of the guest's port next to the near one
         """
         made = cls.__new__(cls)
         made._command = [
-            str(program), '--interface', near, '--far', far, '--mac', mac,
+            *dpdk_command(program, near, far), '--mac', mac,
             '--rate', str(rate), '--answer-within', str(answer_within_s)]
         made.result = None
         return made
@@ -86,18 +105,27 @@ class Probe:
         self._process.send_signal(signal.SIGUSR1)
 
     def __enter__(self):
+        # where DPDK wants a directory
+        self._run = tempfile.TemporaryDirectory(prefix='probe-')
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, 'RUNTIME_DIRECTORY': self._run.name},
             text=True)
-        line = self._process.stderr.readline()
-        if line != 'ready\n':
-            self._process.kill()
-            raise ProbeError(f'{shlex.join(self._command)}: {line}')
-        return self
+        said = ''
+        for line in self._process.stderr:
+            if line == 'ready\n':
+                return self
+            said += line
+        self._process.communicate()
+        self._run.cleanup()
+        raise ProbeError(f'{shlex.join(self._command)}: {said}')
 
     def __exit__(self, *exception):
         self._process.terminate()
-        output, errors = self._process.communicate(timeout=10)
+        try:
+            output, errors = self._process.communicate(timeout=10)
+        finally:
+            self._run.cleanup()
         if self._process.returncode:
             raise ProbeError(f'{shlex.join(self._command)}: {errors}')
         self.result = json.loads(output)

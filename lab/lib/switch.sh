@@ -61,13 +61,14 @@ switch_install_on() {
 }
 
 # Debian's Open vSwitch with DPDK for the hosts, the image that forwards with
-# DPDK, and the network nfv-far.
+# DPDK, the generator that sends with it, and the network nfv-far.
 switch_install() {
     local host
     dpdk_build </dev/null
     # one after the other: what the first has downloaded the second has, too
     for host in "${COMPUTES[@]}"; do switch_install_on "$host"; done
-    cp --update "$DPDK_CACHE/guest/l2fwd.img" "$STATE/share/l2fwd.img"
+    cp --update "$DPDK_CACHE/out/l2fwd.img" "$STATE/share"
+    cp --update "$DPDK_CACHE/out/probe-dpdk" "$STATE/share/bin"
     in_host controller python "$GUEST_SRC/lab/lib/cloud.py" dpdk /opt/lab/l2fwd.img
 }
 

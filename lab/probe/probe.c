@@ -53,10 +53,7 @@
 #include <err.h>
 #include <errno.h>
 #include <getopt.h>
-#include <linux/if_packet.h>
-#include <net/if.h>
 #include <netinet/ether.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -65,15 +62,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "protocol.h"
+#include "wire.h"
 
 #define NS_PER_S 1000000000LL
 #define GRACE_NS (NS_PER_S / 2) /* for answers to the last probes */
@@ -186,35 +182,6 @@ static struct probe_payload *payload_of(union frame *f,
 	return o->far ? &f->far.payload : &f->near.payload;
 }
 
-static int open_interface(const char *name, uint16_t ethertype,
-			  uint8_t mac[ETH_ALEN])
-{
-	struct sockaddr_ll address = {
-		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ethertype),
-		.sll_ifindex = if_nametoindex(name),
-	};
-	struct ifreq request = { 0 };
-	int on = 1, buffer_bytes = 4 << 20;
-	int s = socket(AF_PACKET, SOCK_RAW, 0);
-
-	if (s < 0)
-		err(1, "AF_PACKET socket (needs CAP_NET_RAW)");
-	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
-	if (ioctl(s, SIOCGIFHWADDR, &request))
-		err(1, "interface '%s'", name);
-	memcpy(mac, request.ifr_hwaddr.sa_data, ETH_ALEN);
-	if (setsockopt(s, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof(on))
-	    || setsockopt(s, SOL_PACKET, PACKET_QDISC_BYPASS, &on, sizeof(on))
-	    || setsockopt(s, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on))
-	    || setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes,
-			  sizeof(buffer_bytes)))
-		err(1, "socket options");
-	if (bind(s, (struct sockaddr *)&address, sizeof(address)))
-		err(1, "interface '%s'", name);
-	return s;
-}
-
 static uint16_t ip_checksum(const struct iphdr *ip)
 {
 	const uint16_t *word = (const void *)ip;
@@ -323,56 +290,25 @@ static void account(const struct probe_payload *p,
 		account_guest(p);
 }
 
-static int64_t arrival_ns(struct msghdr *message, int64_t offset_ns)
+static void take(const void *data, size_t bytes, int64_t at_ns, void *context)
 {
-	struct cmsghdr *c = CMSG_FIRSTHDR(message);
-	struct timespec t;
+	const struct options *o = context;
+	union frame frame;
 
-	if (!c || c->cmsg_type != SO_TIMESTAMPNS)
-		errx(1, "the kernel put no time stamp on a frame");
-	memcpy(&t, CMSG_DATA(c), sizeof(t));
-	return t.tv_sec * NS_PER_S + t.tv_nsec - offset_ns;
+	if (bytes != frame_bytes(o))
+		return;
+	memcpy(&frame, data, bytes);
+	if (o->far || frame.near.ip.protocol == IPPROTO_UDP)
+		account(payload_of(&frame, o),
+			o->disk_mib_per_s ? &frame.near.disk : NULL, at_ns,
+			!o->far);
 }
 
-struct receiver {
-	const struct options *options;
-	int socket;
-	int64_t offset_ns;
-};
-
-static void *receive(void *arg)
+static void *receive(void *options)
 {
-	const struct receiver *r = arg;
-	const struct options *o = r->options;
-	struct pollfd readable = { .fd = r->socket, .events = POLLIN };
-	union frame frame;
-	char control[256];
-
 	use_fifo(51);
-	while (!finished) {
-		struct iovec data = { &frame, sizeof(frame) };
-		struct sockaddr_ll from;
-		struct msghdr message = {
-			.msg_name = &from,
-			.msg_namelen = sizeof(from),
-			.msg_iov = &data,
-			.msg_iovlen = 1,
-			.msg_control = control,
-			.msg_controllen = sizeof(control),
-		};
-		ssize_t n;
-
-		if (poll(&readable, 1, 100) <= 0)
-			continue;
-		n = recvmsg(r->socket, &message, 0);
-		/* a switch that does not know the guest floods what goes to it */
-		if (n == (ssize_t)frame_bytes(o)
-		    && from.sll_pkttype == PACKET_HOST
-		    && (o->far || frame.near.ip.protocol == IPPROTO_UDP))
-			account(payload_of(&frame, o),
-				o->disk_mib_per_s ? &frame.near.disk : NULL,
-				arrival_ns(&message, r->offset_ns), !o->far);
-	}
+	while (!finished)
+		wire_receive(take, options);
 	return NULL;
 }
 
@@ -389,8 +325,8 @@ static void sleep_until(int64_t ns)
 
 /* After a stall the overdue probes go out at once: none is left out, so a
  * run of lost ones still counts periods. */
-static uint64_t send_probes(int s, union frame *frame,
-			    const struct options *o, int64_t period_ns)
+static uint64_t send_probes(union frame *frame, const struct options *o,
+			    int64_t period_ns)
 {
 	int64_t due_ns = clock_ns(CLOCK_MONOTONIC) + period_ns;
 	uint64_t n;
@@ -405,10 +341,8 @@ static uint64_t send_probes(int s, union frame *frame,
 		payload_of(frame, o)->sequence = n;
 		probes[n].due_ns = due_ns;
 		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
-		/* a full queue or a link that is down is a lost probe */
-		if (send(s, frame, frame_bytes(o), 0) < 0
-		    && errno != ENOBUFS && errno != ENETDOWN)
-			err(1, "send");
+		/* what is lost here already is a lost probe */
+		wire_send(frame, frame_bytes(o));
 	}
 	return n;
 }
@@ -663,11 +597,12 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 /* ---- the command line ----------------------------------------------- */
 
 static const char usage[] =
-	"usage: probe --interface NAME --mac GUEST_MAC --source IPV4\n"
-	"             --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
-	"             [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
-	"             [--disk MIB_PER_S]\n"
-	"       probe --interface NAME --far NAME --mac GUEST_MAC [--rate ...]\n"
+	" --interface NAME --mac GUEST_MAC --source IPV4\n"
+	"    --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
+	"    [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
+	"    [--disk MIB_PER_S]\n"
+	"or with --far NAME, for a guest between two ports, instead of\n"
+	"--source, --destination and --disk\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
 static unsigned number(const char *name, unsigned low, unsigned high)
@@ -743,13 +678,13 @@ static struct options parse(int argc, char **argv)
 			o.disk_mib_per_s = number("disk", 0, 100000);
 			break;
 		default:
-			fputs(usage, stderr);
+			fprintf(stderr, "usage: %s%s", wire_usage, usage);
 			exit(2);
 		}
 	if (optind != argc || !o.interface || !have_mac
 	    || (o.far && o.disk_mib_per_s)
 	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr))) {
-		fputs(usage, stderr);
+		fprintf(stderr, "usage: %s%s", wire_usage, usage);
 		exit(2);
 	}
 	return o;
@@ -757,16 +692,16 @@ static struct options parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	struct options o = parse(argc, argv);
+	int taken = wire_init(argc, argv);
+	struct options o = parse(argc - taken, argv + taken);
 	struct sigaction action = { .sa_handler = on_signal };
 	struct sigaction mark = { .sa_handler = on_mark };
-	struct receiver receiver = { .options = &o };
 	union frame frame;
 	uint8_t own_mac[ETH_ALEN];
 	int64_t period_ns = NS_PER_S / o.rate_per_s;
+	int64_t offset_ns = realtime_offset_ns();
 	pthread_t thread;
 	uint64_t sent;
-	int sender;
 
 	capacity = (uint64_t)o.rate_per_s * o.seconds;
 	probes = calloc(capacity, sizeof(*probes));
@@ -774,12 +709,8 @@ int main(int argc, char **argv)
 		err(1, "memory for %lu probes", capacity);
 	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
 		err(1, "getrandom");
-	receiver.socket = o.far
-		? open_interface(o.far, FAR_ETHERTYPE, own_mac) : -1;
-	sender = open_interface(o.interface, ETH_P_IP, own_mac);
-	if (!o.far)
-		receiver.socket = sender;
-	receiver.offset_ns = realtime_offset_ns();
+	wire_open(o.interface, o.far ? o.far : o.interface,
+		  o.far ? FAR_ETHERTYPE : ETH_P_IP, offset_ns, own_mac);
 	make_frame(&frame, &o, own_mac);
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
 		err(1, "mlockall");
@@ -792,14 +723,14 @@ int main(int argc, char **argv)
 	 * would disturb what is measured next.
 	 */
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	errno = pthread_create(&thread, NULL, receive, &receiver);
+	errno = pthread_create(&thread, NULL, receive, &o);
 	if (errno)
 		err(1, "pthread_create");
 	use_fifo(50);
-	sent = send_probes(sender, &frame, &o, period_ns);
+	sent = send_probes(&frame, &o, period_ns);
 	usleep(GRACE_NS / 1000);
 	finished = true;
 	pthread_join(thread, NULL);
-	print_result(sent, period_ns, receiver.offset_ns, &o);
+	print_result(sent, period_ns, offset_ns, &o);
 	return 0;
 }

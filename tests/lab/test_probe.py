@@ -25,6 +25,9 @@ import time
 
 from oslotest import base
 
+from lab import probe_client
+from tests.lab import base as lab_base
+
 LAB = pathlib.Path(__file__).parents[2] / 'lab'
 PAGE = 4096
 MEMORY_MIB = 8
@@ -228,8 +231,11 @@ class ProbeTest(base.BaseTestCase):
                       f'{1 << 32 | CORRUPT_BLOCK * (BLOCK // 512):#x}',
                       self.forwarder.stdout.readline())
 
-    def test_a_forwarder_with_two_ports(self):
-        """A bridge stands in for testpmd: it has no stamp either."""
+    def cut_between_two_ports(self, *command):
+        """A bridge stands in for testpmd: it has no stamp either.
+
+        :param command: the probe with its interfaces, near and near1
+        """
         run('ip', '-n', self.near, 'link', 'add', 'near1', 'type', 'veth',
             'peer', 'name', 'far1', 'netns', self.far)
         # frames for other addresses are those that a switch has flooded
@@ -243,21 +249,33 @@ class ProbeTest(base.BaseTestCase):
             run('ip', '-n', self.far, 'link', 'set', name, 'up')
         self.forwarder.kill()
         self.probe.kill()
-        self.command = [
-            self.build / 'probe', '--interface', 'near', '--far', 'near1',
-            '--mac', '02:00:00:00:00:01', '--answer-within', '5']
+        self.command = [*command, '--mac', '02:00:00:00:00:01',
+                        '--answer-within', '5']
         self.start_probe()
         time.sleep(0.5)
         run('ip', '-n', self.far, 'link', 'set', 'far1', 'down')
         time.sleep(0.1)
         run('ip', '-n', self.far, 'link', 'set', 'far1', 'up')
-        time.sleep(0.5)
+        time.sleep(1.5)
         result = self.result()
         self.assertGreaterEqual(result['blackout_ms'], 90)
         self.assertGreater(result['received'], 500)
         self.assertLess(result['silent_at_end_ms'], 100)
+        self.assertEqual(0, result['duplicates'] + result['reordered'])
         self.assertIsNone(result['counter_continuous'])
         self.assertIsNone(result['first_boot_id'])
+
+    def test_a_forwarder_with_two_ports(self):
+        self.cut_between_two_ports(
+            self.build / 'probe', '--interface', 'near', '--far', 'near1')
+
+    @lab_base.long
+    def test_a_forwarder_with_two_ports_with_dpdk(self):
+        """The probe that lab/use-switch --install builds."""
+        self.cut_between_two_ports(
+            'env', f'RUNTIME_DIRECTORY={self.build}',
+            *probe_client.dpdk_command(
+                lab_base.STATE / 'share/bin/probe-dpdk', 'near', 'near1'))
 
     def find_block(self, memory):
         """Address of the memory that the forwarder verifies.

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * How probes leave and answers arrive: over packet sockets (wire_socket.c) or
+ * over DPDK's ports (wire_dpdk.c), as the program was linked.
+ */
+#ifndef WIRE_H
+#define WIRE_H
+
+#include <net/ethernet.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* what to call an interface, and what comes before the probe's own options */
+extern const char wire_usage[];
+
+/* Takes what is for the wire from the beginning of the command line; returns how
+ * many of the arguments, as getopt's callers skip the program's name. */
+int wire_init(int argc, char **argv);
+
+/*
+ * near:       where frames leave
+ * far:        where they come back; the same as near, or another one
+ * ethertype:  of those that come back
+ * realtime_offset_ns: CLOCK_REALTIME without CLOCK_MONOTONIC
+ * near_mac:   is set to near's
+ */
+void wire_open(const char *near, const char *far, uint16_t ethertype,
+	       int64_t realtime_offset_ns, uint8_t near_mac[ETH_ALEN]);
+
+/* false: it is lost already, as a queue is full or the link is down */
+bool wire_send(const void *frame, size_t bytes);
+
+/* at_ns: when it arrived, in CLOCK_MONOTONIC */
+typedef void wire_taker(const void *frame, size_t bytes, int64_t at_ns,
+			void *context);
+
+/* Gives what arrived for far's own MAC address to take; waits for up to 100 ms if
+ * there is nothing. Not for what a switch flooded that did not know the way. */
+void wire_receive(wire_taker *take, void *context);
+
+#endif
