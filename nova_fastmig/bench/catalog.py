@@ -80,6 +80,10 @@ def _fastmig(qemu: Qemu, *options: Option, features: tuple[str, ...] = ()
                      downtime_limit_ms=LIMIT_MS)
 
 
+def _all_but(feature: model.QemuFeature) -> tuple[str, ...]:
+    return tuple(str(each) for each in model.QemuFeature if each != feature)
+
+
 _UNDO = (Option.WITHOUT_A, Option.WITHOUT_B, Option.WITHOUT_C)
 
 # What it is called on the command line and in charts -> what it is
@@ -122,6 +126,11 @@ CONTENDERS: dict[str, Contender] = {
     'qemu-patched': _qemu(Qemu.PATCHED, features=('all',)),
     'qemu-patched-parallel': _qemu(Qemu.PATCHED, Option.PARALLEL,
                                    features=('all',)),
+    # what a feature costs or saves of the total, two connections
+    'qemu-no-feature-parallel': _qemu(Qemu.PATCHED, Option.PARALLEL),
+    **{f'qemu-patched-parallel-without-{feature}': _qemu(
+        Qemu.PATCHED, Option.PARALLEL, features=_all_but(feature))
+       for feature in model.QemuFeature},
     # what the seed found wanting
     'xbzrle': _qemu(Qemu.DISTRIBUTION, Option.XBZRLE),
     'multifd-zlib': _qemu(Qemu.DISTRIBUTION, Option.MULTIFD_ZLIB),
@@ -256,20 +265,26 @@ class Preset:
 # how the patched QEMU comes to its figures is a comparison of its own
 _FEATURES = ('virsh-no-feature',
              *(f'virsh-{feature}' for feature in model.QemuFeature))
+_TOTAL = ('qemu-no-feature-parallel', *(
+    f'qemu-patched-parallel-without-{feature}'
+    for feature in model.QemuFeature))
+_OF_THEIR_OWN = frozenset((*_FEATURES, *_TOTAL))
 
 PRESETS: dict[str, Preset] = {
     # under five minutes, also where two cores emulate and are busy
     'quick': Preset(('nova', 'fastmig-patched', 'virsh', 'qemu-patched'),
                     ('idle', 'l2fwd'), 1, 1),
     'full': Preset(tuple(name for name in CONTENDERS
-                         if name not in _FEATURES),
+                         if name not in _OF_THEIR_OWN),
                    ('idle', 'l2fwd', 'l2fwd-dpdk'), 5, 4),
     'features': Preset(('virsh', *_FEATURES, 'virsh-patched'), ('idle',),
                        3, 10),
+    'total': Preset(('qemu-parallel', 'multifd-zstd', 'qemu-patched-parallel',
+                     *_TOTAL), ('idle', 'l2fwd'), 2, 5),
     # what runs on two given hosts
     'libvirt': Preset(tuple(
         name for name, each in CONTENDERS.items()
-        if each.control == Control.LIBVIRT and name not in _FEATURES),
+        if each.control == Control.LIBVIRT and name not in _OF_THEIR_OWN),
         ('idle', 'l2fwd'), 5, 4),
     # guestperf's question: what a size and a dirty rate cost
     'cost': Preset(('nova', 'fastmig', 'fastmig-patched', 'qemu',
