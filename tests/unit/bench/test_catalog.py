@@ -38,10 +38,19 @@ class TestCatalog(base.BaseTestCase):
         self.assertEqual(len(preset.contenders) * len(preset.workloads),
                          len(made.scenarios))
 
-    def test_full_and_features_have_everything(self):
-        self.assertEqual(set(catalog.CONTENDERS.values()),
-                         {each.contender for name in ('full', 'features')
-                          for each in catalog.preset(name).scenarios})
+    def test_the_presets_have_everything(self):
+        self.assertEqual(
+            set(catalog.CONTENDERS.values()),
+            {each.contender for name in ('full', 'features', 'total')
+             for each in catalog.preset(name).scenarios})
+
+    def test_all_features_but_one(self):
+        left_out = [
+            set(model.QemuFeature) - set(each.contender.features)
+            for each in catalog.preset('total').scenarios
+            if len(each.contender.features) > 1]
+        self.assertEqual([{feature} for feature in model.QemuFeature
+                          for _ in ('idle', 'l2fwd')], left_out)
 
     def test_the_cost_of_all_sizes(self):
         self.assertEqual(
