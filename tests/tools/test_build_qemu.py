@@ -845,7 +845,9 @@ class TestDeb(SignedTestCase):
             (place / 'Release').write_text(
                 f'Suite: {suite}\nCodename: {suite}\nComponents: main\n'
                 'Architectures: amd64\n'
-                'Date: Mon, 01 Jan 2024 00:00:00 UTC\nSHA256:\n '
+                'Date: Mon, 01 Jan 2024 00:00:00 UTC\n'
+                # as a mirror has them that is kept at a date
+                'Valid-Until: Mon, 08 Jan 2024 00:00:00 UTC\nSHA256:\n '
                 f'{hashlib.sha256(index).hexdigest()} {len(index)} '
                 'main/source/Sources\n')
             self.gpg('--local-user', self.good, '--output',
