@@ -14,25 +14,14 @@
 
 import os
 
+from nova_fastmig import model
 from tests.qemu import pair
 
 # Every feature of the QEMU series that changes how a migration goes.
-FEATURES = (
-    'x-tcp-nodelay',
-    'x-drained-switchover',
-    'x-direct-switchover',
-    'x-early-resume',
-    'x-skip-unpopulated',
-    'x-overlap-device-state',
-    'x-single-memory-transaction',
-    'x-defer-switchover-work',
-    'x-report-blackout',
-    'x-early-announce',
-)
+FEATURES = tuple(map(str, model.QemuFeature))
 ALL = frozenset(FEATURES)
 # Those on which the two sides agree; query-migrate lists them.
-TWO_SIDED = frozenset({'x-early-resume', 'x-skip-unpopulated',
-                       'x-report-blackout', 'x-early-announce'})
+TWO_SIDED = frozenset(map(str, model.NEGOTIATED_FEATURES))
 # What a migration without a return path cannot use.
 NEED_RETURN_PATH = TWO_SIDED | {'x-drained-switchover'}
 # The switches that take an old optimization away, for measurements.
