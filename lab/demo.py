@@ -362,6 +362,7 @@ def migrate(cloud, args):
     probe_options = {'rate': args.packets_per_s}
     if args.rewrite_mib_per_s is not None:
         probe_options |= {'rewrite_mib_per_s': args.rewrite_mib_per_s,
+                          'working_set_mib': args.working_set_mib,
                           'disk_mib_per_s': args.disk_mib_per_s}
     for number in range(args.first, args.first + args.count):
         cli = API if args.variant else CLIS[number % len(CLIS)]
@@ -460,6 +461,8 @@ def main():
                                   'names with commas between them')
             sub.add_argument('--rewrite-mib-per-s', type=int,
                              help='what the guest is to rewrite of its memory')
+            sub.add_argument('--working-set-mib', type=int,
+                             help='of how much, with --rewrite-mib-per-s')
             sub.add_argument('--disk-mib-per-s', type=int, default=0,
                              help='what it is to read and write on its disk, '
                                   'with --rewrite-mib-per-s')

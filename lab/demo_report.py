@@ -154,6 +154,10 @@ def guest_checks(probe):
            'the guest\'s count of forwarded probes did not go on')
     yield (probe['corruptions'] == 0,
            f'the guest found {probe["corruptions"]} wrong words in its memory')
+    # null where nothing was asked for
+    yield (probe['wanted_working_set_mib'] in (None, probe['working_set_mib']),
+           f'the guest rewrites {probe["working_set_mib"]} MiB of memory, not '
+           f'{probe["wanted_working_set_mib"]}')
     # null where it was not asked to use it
     yield (not probe['disk_faults'],
            f'the guest found {probe["disk_faults"]} blocks of its disk wrong, '

@@ -59,6 +59,7 @@ class Probe:
     :param rate: probes per second
     :param rewrite_mib_per_s: how fast the guest is to rewrite its memory from
         now on; None: as it does
+    :param working_set_mib: how much of it; None: as much as it does
     :param disk_mib_per_s: how fast it is to use its disk meanwhile; 0: not
     :param seconds: it ends by itself after so long
     :param interface: that it sends from
@@ -66,8 +67,9 @@ class Probe:
     """
 
     def __init__(self, program: pathlib.Path, port, rate=1000,
-                 answer_within_s=10, rewrite_mib_per_s=None, disk_mib_per_s=0,
-                 seconds=600, interface=INTERFACE, source=SOURCE):
+                 answer_within_s=10, rewrite_mib_per_s=None,
+                 working_set_mib=None, disk_mib_per_s=0, seconds=600,
+                 interface=INTERFACE, source=SOURCE):
         self._command = [
             str(program), '--interface', interface, '--source', source,
             '--mac', port.mac_address,
@@ -76,6 +78,8 @@ class Probe:
             '--seconds', str(seconds)]
         if rewrite_mib_per_s is not None:
             self._command += ['--rewrite', str(rewrite_mib_per_s)]
+        if working_set_mib is not None:
+            self._command += ['--working-set', str(working_set_mib)]
         if disk_mib_per_s:
             self._command += ['--disk', str(disk_mib_per_s)]
         self.result = None

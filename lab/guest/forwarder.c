@@ -7,7 +7,7 @@
  * probe frames (protocol.h) with the guest's identity and state. Meanwhile a
  * second thread rewrites and verifies MEMORY_MIB of memory at RATE_MIB_PER_S,
  * so that a migration has dirty pages to send and a lost or stale page shows.
- * A probe may ask for another rate.
+ * A probe may ask for another rate, and for more or less memory.
  *
  * A third thread does nothing until a probe asks for it, and then as long as
  * probes do. It goes round the MIB from START_MIB on of DISK, past its cache:
@@ -32,6 +32,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@
 #define WORDS_PER_PAGE (PAGE_BYTES / sizeof(uint64_t))
 #define WORD_STRIDE 64 /* verify one word in every 512 bytes */
 #define PAGES_PER_MIB 256
+#define FREE_MIB 16 /* for everything else */
 #define TICK_NS 10000000 /* the verifier works in slices of 10 ms */
 #define HEARTBEAT_NS 5000000000ULL
 #define REPORTED_CORRUPTIONS 20
@@ -52,6 +54,7 @@
 
 static atomic_uint_fast64_t frames, probes, corruptions, pages_verified;
 static atomic_uint_fast64_t pages_per_tick;
+static atomic_uint_fast64_t working_set_pages, wanted_pages;
 static atomic_uint_fast64_t disk_mib_per_s, disk_blocks, disk_faults;
 static char boot_id_text[37];
 static uint8_t boot_id[BOOT_ID_BYTES];
@@ -80,6 +83,7 @@ static void read_boot_id(void)
 	}
 }
 
+/* working_set_pages of it are rewritten, the others are as they were left */
 struct memory {
 	volatile uint64_t *words;
 	uint64_t pages;
@@ -108,6 +112,50 @@ static void verify_page(const struct memory *m, uint64_t page, uint64_t pass)
 	atomic_fetch_add(&pages_verified, 1);
 }
 
+static void fill(const struct memory *m, uint64_t from_page, uint64_t to_page,
+		 uint64_t pass)
+{
+	for (uint64_t page = from_page; page < to_page; page++)
+		for (size_t i = 0; i < WORDS_PER_PAGE; i += WORD_STRIDE)
+			m->words[page * WORDS_PER_PAGE + i] = pattern(page, pass);
+}
+
+/* As many as there are, or as is wanted. */
+static void grow(struct memory *m, uint64_t pages)
+{
+	struct sysinfo info;
+	uint64_t most = m->pages;
+	void *words;
+
+	if (!sysinfo(&info) && info.freeram > FREE_MIB << 20)
+		most += (info.freeram - (FREE_MIB << 20)) / PAGE_BYTES;
+	if (pages > most)
+		pages = most;
+	if (pages <= m->pages)
+		return;
+	words = mremap((void *)m->words, m->pages * PAGE_BYTES,
+		       pages * PAGE_BYTES, MREMAP_MAYMOVE);
+	if (words == MAP_FAILED)
+		return;
+	m->words = words;
+	m->pages = pages;
+}
+
+/* Between two passes: the next one writes pass. */
+static void resize(struct memory *m, uint64_t pages, uint64_t pass)
+{
+	uint64_t before = working_set_pages;
+
+	if (pages > m->pages)
+		grow(m, pages);
+	if (pages > m->pages)
+		pages = m->pages;
+	/* what was left out for some passes is not known any more */
+	if (pages > before)
+		fill(m, before, pages, pass - 1);
+	working_set_pages = pages;
+}
+
 static void heartbeat(void)
 {
 	printf("forwarder: boot %s frames %lu probes %lu pages verified %lu "
@@ -117,18 +165,31 @@ static void heartbeat(void)
 
 static void *verify(void *arg)
 {
-	const struct memory *m = arg;
+	struct memory *m = arg;
 	struct timespec due;
-	uint64_t page = 0, pass = 1, next_heartbeat = 0;
+	uint64_t page = 0, pass = 1, next_heartbeat = 0, wanted;
+	uint64_t asked = wanted_pages;
 
 	clock_gettime(CLOCK_MONOTONIC, &due);
 	for (;;) {
 		for (uint64_t i = 0; i < pages_per_tick; i++) {
 			verify_page(m, page, pass);
-			if (++page == m->pages) {
+			if (++page == working_set_pages) {
 				page = 0;
 				pass++;
 			}
+		}
+		wanted = wanted_pages;
+		if (wanted != asked) {
+			/* the rest of the pass, at once */
+			for (; page && page < working_set_pages; page++)
+				verify_page(m, page, pass);
+			pass += page > 0;
+			page = 0;
+			resize(m, wanted, pass);
+			asked = wanted;
+			/* the time that took is not caught up */
+			clock_gettime(CLOCK_MONOTONIC, &due);
 		}
 		if (monotonic_ns() >= next_heartbeat) {
 			heartbeat();
@@ -158,13 +219,13 @@ static void start_verifier(struct memory *m, uint64_t mib, uint64_t mib_per_s)
 	if (mib_per_s && (!m->pages || !pages_per_tick))
 		errx(1, "%lu MiB at %lu MiB/s: both must be at least 1, "
 		     "or the rate 0", mib, mib_per_s);
-	m->words = mmap(NULL, m->pages * PAGE_BYTES + PAGE_BYTES,
+	working_set_pages = wanted_pages = m->pages;
+	m->words = mmap(NULL, (m->pages ? m->pages : 1) * PAGE_BYTES,
 			PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (m->words == MAP_FAILED)
 		err(1, "cannot map %lu MiB", mib);
-	for (uint64_t i = 0; i < m->pages * WORDS_PER_PAGE; i += WORD_STRIDE)
-		m->words[i] = pattern(i / WORDS_PER_PAGE, 0);
+	fill(m, 0, m->pages, 0);
 	errno = pthread_create(&thread, NULL, verify, m);
 	if (errno)
 		err(1, "pthread_create");
@@ -337,7 +398,19 @@ static void answer_disk(struct disk *d, struct probe_disk *asked)
 	}
 }
 
-static void forward(int s, const struct memory *m, struct disk *d)
+static void answer_memory(struct probe_payload *p)
+{
+	/* started without any, it has nothing to rewrite */
+	if (working_set_pages) {
+		if (p->rewrite_mib_per_s >= 0)
+			pages_per_tick = pages_each_tick(p->rewrite_mib_per_s);
+		if (p->working_set_mib > 0)
+			wanted_pages = p->working_set_mib * PAGES_PER_MIB;
+	}
+	p->working_set_mib = working_set_pages / PAGES_PER_MIB;
+}
+
+static void forward(int s, struct disk *d)
 {
 	static union {
 		uint8_t bytes[ETH_FRAME_LEN + 4];
@@ -369,9 +442,7 @@ static void forward(int s, const struct memory *m, struct disk *d)
 			f->payload.guest_ns = monotonic_ns();
 			f->payload.corruptions = corruptions;
 			f->payload.pages_verified = pages_verified;
-			if (f->payload.rewrite_mib_per_s >= 0 && m->pages)
-				pages_per_tick = pages_each_tick(
-					f->payload.rewrite_mib_per_s);
+			answer_memory(&f->payload);
 			answer_disk(d, n >= (ssize_t)sizeof(*f) ? &f->disk
 								: NULL);
 		}
@@ -410,5 +481,5 @@ int main(int argc, char **argv)
 		start_disk(&disk, argv[4], number(argv[5]), number(argv[6]));
 	if (sched_setscheduler(0, SCHED_FIFO, &fifo))
 		err(1, "SCHED_FIFO");
-	forward(s, &memory, &disk);
+	forward(s, &disk);
 }

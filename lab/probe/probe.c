@@ -36,6 +36,8 @@
  *                    first_pages_verified: by the first answer, which
  *                    together with last_guest_ns - first_guest_ns, its own
  *                    clock, tells how fast it is
+ *   working_set_mib  how much memory the guest rewrites, as it says at last;
+ *                    wanted_working_set_mib: what --working-set asked for
  *   disk_blocks      with --disk, blocks of its disk that it has read, verified
  *                    and written since it booted; first_disk_blocks: by the
  *                    first answer
@@ -88,6 +90,7 @@ struct options {
 	unsigned seconds;
 	unsigned answer_within_s; /* 0: wait for ever */
 	int64_t rewrite_mib_per_s; /* less than 0: the guest's own */
+	int64_t working_set_mib; /* less than 0: the guest's own */
 	int64_t disk_mib_per_s;
 };
 
@@ -113,6 +116,7 @@ struct guest {
 	uint64_t first_counter, last_counter;
 	uint64_t corruptions, first_pages_verified, pages_verified;
 	uint64_t first_ns, last_ns;
+	int64_t working_set_mib;
 	uint64_t first_disk_blocks, disk_blocks, disk_faults;
 };
 
@@ -217,6 +221,7 @@ static void make_frame(union frame *frame, const struct options *o,
 	payload->magic = PROBE_MAGIC;
 	payload->session = session;
 	payload->rewrite_mib_per_s = o->rewrite_mib_per_s;
+	payload->working_set_mib = o->working_set_mib;
 	if (o->far) {
 		f->eth.ether_type = htons(FAR_ETHERTYPE);
 		return;
@@ -261,6 +266,7 @@ static void account_guest(const struct probe_payload *p)
 	guest.last_counter = p->counter;
 	guest.corruptions = p->corruptions;
 	guest.pages_verified = p->pages_verified;
+	guest.working_set_mib = p->working_set_mib;
 	guest.last_ns = p->guest_ns;
 }
 
@@ -529,6 +535,14 @@ static void print_boot_id(const char *name, const uint8_t id[BOOT_ID_BYTES])
 	printf("\", ");
 }
 
+static void print_wanted_working_set(int64_t mib)
+{
+	if (mib < 0)
+		printf("\"wanted_working_set_mib\": null, ");
+	else
+		printf("\"wanted_working_set_mib\": %ld, ", mib);
+}
+
 static void print_disk(bool used)
 {
 	if (used)
@@ -577,11 +591,12 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	print_boot_id("first_boot_id", guest.first_boot_id);
 	print_boot_id("last_boot_id", guest.last_boot_id);
 	print_disk(o->disk_mib_per_s);
+	print_wanted_working_set(o->working_set_mib);
 	printf("\"first_counter\": %lu, \"last_counter\": %lu, "
 	       "\"unreturned\": %ld, \"counter_continuous\": %s, "
 	       "\"corruptions\": %lu, \"first_pages_verified\": %lu, "
 	       "\"pages_verified\": %lu, \"first_guest_ns\": %lu, "
-	       "\"last_guest_ns\": %lu, "
+	       "\"last_guest_ns\": %lu, \"working_set_mib\": %ld, "
 	       "\"clock_step_ms\": %.3f}\n",
 	       guest.first_counter, guest.last_counter,
 	       guest.seen ? (long)(guest.last_counter - guest.first_counter
@@ -590,7 +605,7 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	       ? "true" : "false",
 	       guest.corruptions, guest.first_pages_verified,
 	       guest.pages_verified, guest.first_ns, guest.last_ns,
-	       (realtime_offset_ns() - offset_ns) / 1e6);
+	       guest.working_set_mib, (realtime_offset_ns() - offset_ns) / 1e6);
 	free(arrivals);
 }
 
@@ -600,7 +615,7 @@ static const char usage[] =
 	" --interface NAME --mac GUEST_MAC --source IPV4\n"
 	"    --destination IPV4 [--rate PER_SECOND] [--seconds N]\n"
 	"    [--answer-within SECONDS] [--rewrite MIB_PER_S]\n"
-	"    [--disk MIB_PER_S]\n"
+	"    [--working-set MIB] [--disk MIB_PER_S]\n"
 	"or with --far NAME, for a guest between two ports, instead of\n"
 	"--source, --destination and --disk\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
@@ -634,11 +649,12 @@ static struct options parse(int argc, char **argv)
 		{ "seconds", required_argument, NULL, 't' },
 		{ "answer-within", required_argument, NULL, 'a' },
 		{ "rewrite", required_argument, NULL, 'w' },
+		{ "working-set", required_argument, NULL, 'k' },
 		{ "disk", required_argument, NULL, 'b' },
 		{ 0 },
 	};
 	struct options o = { .rate_per_s = 1000, .seconds = 600,
-			     .rewrite_mib_per_s = -1 };
+			     .rewrite_mib_per_s = -1, .working_set_mib = -1 };
 	bool have_mac = false;
 	int c;
 
@@ -673,6 +689,9 @@ static struct options parse(int argc, char **argv)
 			break;
 		case 'w':
 			o.rewrite_mib_per_s = number("rewrite", 0, 100000);
+			break;
+		case 'k':
+			o.working_set_mib = number("working-set", 1, 1 << 20);
 			break;
 		case 'b':
 			o.disk_mib_per_s = number("disk", 0, 100000);

@@ -31,6 +31,10 @@ struct probe_payload {
 	uint64_t guest_ns;	/* the guest's CLOCK_MONOTONIC */
 	uint64_t corruptions;	/* memory words found with a wrong value */
 	uint64_t pages_verified;
+	/* how much memory the guest is to rewrite from now on; less than 0: as
+	 * much as it does. The forwarder fills in how much that is, which is
+	 * less if it cannot have so much. */
+	int64_t working_set_mib;
 } __attribute__((packed));
 
 /* Only in the frames of a probe that wants the guest to use its disk: all

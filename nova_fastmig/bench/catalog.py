@@ -156,6 +156,13 @@ WORKLOADS: dict[str, scenario.Workload] = {
     'l2fwd': scenario.Workload('l2fwd', SMALL, rewrite_mib_per_s=32),
     **{f'dirty-{rate}': scenario.Workload(
         'dirty', SMALL, rewrite_mib_per_s=rate) for rate in (8, 64, 128)},
+    'dirty-64-of-16mib': scenario.Workload(
+        'dirty', SMALL, rewrite_mib_per_s=64, working_set_mib=16),
+    # on a guest of its own: what it has written to is sent in other workloads
+    # afterwards, too
+    'dirty-64-of-128mib': scenario.Workload(
+        'dirty', scenario.Guest(memory_mib=512), rewrite_mib_per_s=64,
+        working_set_mib=128),
     **{f'idle-{gib}gib': scenario.Workload('idle', scenario.Guest(
         memory_mib=gib * 1024)) for gib in (1, 2, 4, 8, 16)},
     'idle-hugepages': scenario.Workload('idle-hugepages', HUGEPAGES),
@@ -291,7 +298,8 @@ PRESETS: dict[str, Preset] = {
                     'qemu-patched'),
                    ('idle', 'idle-1gib', 'idle-2gib', 'idle-4gib',
                     'idle-8gib', 'idle-16gib', 'dirty-8', 'dirty-64',
-                    'dirty-128'), 2, 2),
+                    'dirty-128', 'dirty-64-of-16mib', 'dirty-64-of-128mib'),
+                   2, 2),
 }
 
 

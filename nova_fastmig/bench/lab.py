@@ -467,6 +467,7 @@ def watched(lab: Packets, address: Address, workload: scenario.Workload
     probe = lab.probe(address, workload.guest.data_plane,
                       workload.packets_per_s,
                       rewrite_mib_per_s=workload.rewrite_mib_per_s,
+                      working_set_mib=workload.rewritten_mib,
                       disk_mib_per_s=workload.disk_mib_per_s)
     with CpuRecorder(lab) as cpu, probing(lab, probe):
         yield probe, cpu

@@ -99,6 +99,7 @@ class NovaGuest:
         events = libvirt_rig.Events()
         told = () if workload.guest.data_plane == scenario.DataPlane.DPDK \
             else ('--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
+                  '--working-set-mib', str(workload.rewritten_mib),
                   '--disk-mib-per-s', str(workload.disk_mib_per_s))
         with lab_.CpuRecorder(lab) as cpu, contextlib.ExitStack() as stack:
             for host in lab.names:

@@ -252,7 +252,8 @@ def cost_of_dirty_rate(results: scenario.Results, summaries: Summaries
                     in results.comparison.scenarios), default=0)
     return _cost(
         [each for each in summaries
-         if each.scenario.workload.guest.memory_mib == smallest],
+         if each.scenario.workload.guest.memory_mib == smallest
+         and each.scenario.workload.working_set_mib is None],
         ('idle', 'l2fwd', 'dirty'), lambda each:
         each.scenario.workload.rewrite_mib_per_s,
         'memory that the guest rewrites (MiB/s)')

@@ -149,7 +149,8 @@ class Guest:
     memory_mib: int = 256
     vcpus: int = 1
     data_plane: DataPlane = DataPlane.KERNEL
-    # that the guest has written to at its start and can write to again
+    # that the guest has written to at its start, and that it rewrites where
+    # the workload says nothing else
     working_set_mib: int = 64
     page_kib: int = PAGE_SIZES_KIB[0]
 
@@ -186,6 +187,7 @@ class Workload:
     :ivar packets_per_s: of the generator outside, each of which the guest
         sends back: this is how a blackout is seen, so idle guests get them too
     :ivar rewrite_mib_per_s: how fast the guest rewrites its working set
+    :ivar working_set_mib: how much that is; None: what the guest has
     :ivar disk_mib_per_s: how fast it reads, verifies and writes its disk
     """
 
@@ -193,18 +195,35 @@ class Workload:
     guest: Guest
     packets_per_s: int = 1000
     rewrite_mib_per_s: int = 0
+    working_set_mib: int | None = None
     disk_mib_per_s: int = 0
 
     def __post_init__(self):
+        most_mib = self.guest.memory_mib // 2
+        if self.working_set_mib is not None and (
+                self.guest.data_plane == DataPlane.DPDK or
+                not 1 <= self.working_set_mib <= most_mib):
+            raise ValueError(
+                f'working_set_mib {self.working_set_mib}: must be from 1 to '
+                f'{most_mib}, half of the memory, of a guest whose data plane '
+                f'is {DataPlane.KERNEL}')
         if self.disk_mib_per_s and self.guest.data_plane == DataPlane.DPDK:
             raise ValueError(
                 f'disk_mib_per_s {self.disk_mib_per_s} with the data plane '
                 f'{self.guest.data_plane}: that guest has no disk')
 
     @property
+    def rewritten_mib(self) -> int:
+        """Of the guest's memory."""
+        return (self.guest.working_set_mib if self.working_set_mib is None
+                else self.working_set_mib)
+
+    @property
     def name(self) -> str:
         name = (f'{self.kind}-{self.guest.name}-{self.rewrite_mib_per_s}MiBps-'
                 f'{self.packets_per_s}pps')
+        if self.working_set_mib is not None:
+            name += f'-of{self.working_set_mib}MiB'
         return name + (f'-disk{self.disk_mib_per_s}MiBps'
                        if self.disk_mib_per_s else '')
 

@@ -215,6 +215,19 @@ class ProbeTest(base.BaseTestCase):
         self.assertEqual(BLOCK // 512, int.from_bytes(
             before[start + BLOCK:start + BLOCK + 4], 'little'))
 
+    def test_working_sets(self):
+        """More, less and more again, in the middle of passes."""
+        self.assertEqual(MEMORY_MIB, self.result()['working_set_mib'])
+        for mib in (4 * MEMORY_MIB, MEMORY_MIB // 2, 2 * MEMORY_MIB):
+            self.start_probe('--working-set', str(mib), '--rewrite', '100')
+            time.sleep(0.7)
+            result = self.result()
+            self.assertEqual(mib, result['working_set_mib'])
+            self.assertEqual(0, result['corruptions'])
+            self.assertGreater(
+                result['pages_verified'] - result['first_pages_verified'],
+                1000)
+
     def test_wrong_blocks_are_found(self):
         self.result()
         self.start_probe('--disk', str(DISK_MIB))

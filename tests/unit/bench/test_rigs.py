@@ -38,6 +38,7 @@ PROBED = {
     'rtt_max_ms': 9.0, 'first_pages_verified': 1000, 'pages_verified': 17384,
     'first_guest_ns': 10**9, 'last_guest_ns': 3 * 10**9,
     'first_disk_blocks': None, 'disk_blocks': None, 'disk_faults': None,
+    'working_set_mib': 64, 'wanted_working_set_mib': 64,
     'phases': []}
 PHASE = {'sent': 900, 'received': 888, 'lost': 12, 'duplicates': 1,
          'reordered': 2, 'longest_loss_ms': 11.0, 'rtt_p50_ms': 0.4,

@@ -98,6 +98,18 @@ class TestNames(base.BaseTestCase):
                                   guest, disk_mib_per_s=8)
         self.assertIn('disk_mib_per_s 8', str(error))
 
+    @ddt.data(0, 129)
+    def test_a_working_set_that_the_guest_cannot_have(self, mib):
+        error = self.assertRaises(ValueError, scenario.Workload, 'dirty',
+                                  scenario.Guest(), working_set_mib=mib)
+        self.assertIn(f'working_set_mib {mib}: must be from 1 to 128',
+                      str(error))
+
+    def test_how_much_is_rewritten(self):
+        for mib, rewritten_mib in ((None, 64), (16, 16)):
+            self.assertEqual(rewritten_mib, scenario.Workload(
+                'dirty', scenario.Guest(), working_set_mib=mib).rewritten_mib)
+
     def test_every_field_is_in_the_name(self):
         contender = catalog.CONTENDERS['fastmig-patched']
         workload = catalog.WORKLOADS['l2fwd']
@@ -106,7 +118,8 @@ class TestNames(base.BaseTestCase):
                                  options=(Option.PARALLEL,),
                                  downtime_limit_ms=9)),
                 (workload, dict(kind='dirty', packets_per_s=1,
-                                rewrite_mib_per_s=1, disk_mib_per_s=1)),
+                                rewrite_mib_per_s=1, working_set_mib=1,
+                                disk_mib_per_s=1)),
                 (workload.guest, dict(memory_mib=1, vcpus=9,
                                       data_plane=scenario.DataPlane.DPDK,
                                       working_set_mib=1, page_kib=2048))):

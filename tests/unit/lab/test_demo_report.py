@@ -55,6 +55,7 @@ RUN = {
     'probe': {'first_boot_id': BOOT_ID, 'last_boot_id': BOOT_ID,
               'counter_continuous': True, 'corruptions': 0,
               'silent_at_end_ms': 2.5,
+              'working_set_mib': 64, 'wanted_working_set_mib': None,
               'disk_faults': None},
     'failures': [],
 }
@@ -176,6 +177,8 @@ class FailuresTest(unittest.TestCase):
             probe=RUN['probe'] | {'corruptions': 3}))
         self.assert_fails('2 blocks of its disk', run(
             probe=RUN['probe'] | {'disk_faults': 2}))
+        self.assert_fails('rewrites 64 MiB of memory, not 128', run(
+            probe=RUN['probe'] | {'wanted_working_set_mib': 128}))
 
     def test_figures_that_are_missing(self):
         self.assert_fails('no statistics', run(downtime_libvirt_ms=None))
