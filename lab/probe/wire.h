@@ -11,11 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* what to call an interface, and what comes before the probe's own options */
+/* how the program is called, up to the probe's own options */
 extern const char wire_usage[];
 
-/* Takes what is for the wire from the beginning of the command line; returns how
- * many of the arguments, as getopt's callers skip the program's name. */
+/* Takes what is for the wire from the beginning of the command line; returns
+ * how many arguments to skip for the rest to be a command line again. */
 int wire_init(int argc, char **argv);
 
 /*
@@ -35,8 +35,9 @@ bool wire_send(const void *frame, size_t bytes);
 typedef void wire_taker(const void *frame, size_t bytes, int64_t at_ns,
 			void *context);
 
-/* Gives what arrived for far's own MAC address to take; waits for up to 100 ms if
- * there is nothing. Not for what a switch flooded that did not know the way. */
+/* Gives what arrived for far's own MAC address to take, so nothing that a switch
+ * flooded that did not know the way. Waits for up to 100 ms if there is
+ * nothing. */
 void wire_receive(wire_taker *take, void *context);
 
 #endif
