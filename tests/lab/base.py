@@ -153,12 +153,12 @@ class LabTest(base.BaseTestCase):
         self.compute.delete_server(server)
         self.compute.wait_for_delete(server, interval=0.3, wait=60)
 
-    def probe(self, rate: int = 1000,
-              seconds: int = 600) -> probe_client.Probe:
+    def probe(self, rate: int = 1000, seconds: int = 600,
+              **options) -> probe_client.Probe:
         return probe_client.Probe(
             STATE / 'share/bin/probe',
             next(self.cloud.network.ports(device_id=self.uuid)), rate=rate,
-            answer_within_s=90, seconds=seconds)
+            answer_within_s=90, seconds=seconds, **options)
 
     # ---- what the hosts say
 
