@@ -39,8 +39,8 @@ class HangingTest(base.LabTest):
     """
 
     max_downtime_ms = 10
-    # How fast the migration is when it comes to the switchover, and how fast the
-    # guest rewrites its memory.
+    # How fast the migration is when it comes to the switchover, and how fast
+    # the guest rewrites its memory.
     mib_per_s = SWITCHOVER_MIB_PER_S
     rewrite_mib_per_s: int
     timeout_ms = SWITCHOVER_TIMEOUT_MS
@@ -101,8 +101,8 @@ class WatchdogTest(HangingTest):
     """QEMU has sent all that was left, and can be told to cancel.
 
     So little is left that the sockets hold it, however much that is: with as
-    much as fits ten milliseconds, two MiB, they do not always. QEMU would wait in
-    its send, as that of BusyWatchdogTest does.
+    much as fits ten milliseconds, two MiB, they do not always. QEMU would wait
+    in its send, as that of BusyWatchdogTest does.
     """
 
     rewrite_mib_per_s = 1
