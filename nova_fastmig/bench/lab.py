@@ -95,6 +95,21 @@ def image_obstacle(guest: scenario.Guest) -> str | None:
             f"guest's image has {WORKING_SET_MIB} MiB")
 
 
+def vhost_user_obstacle(turn: scenario.Turn) -> str | None:
+    """Why the hosts' switches cannot be used so; None if they can."""
+    if (turn.guest.data_plane == scenario.DataPlane.DPDK and
+            scenario.Option.POST_COPY in turn.contender.options):
+        return ('post-copy: QEMU refuses it with the vhost-user ports of the '
+                "lab's Open vSwitch, whose memory is locked (it has "
+                'vhost-postcopy-support off)')
+    return None
+
+
+def obstacle(turn: scenario.Turn) -> str | None:
+    """Why the lab's images and switches do not do for a turn."""
+    return image_obstacle(turn.guest) or vhost_user_obstacle(turn)
+
+
 @dataclasses.dataclass(frozen=True)
 class Address:
     """A guest's, as ``lab/probe_client.py`` takes that of a port."""

@@ -492,7 +492,7 @@ class LibvirtRig:
         listen()
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        unfit = (lab_.image_obstacle(turn.guest) or
+        unfit = (lab_.obstacle(turn) or
                  disk_obstacle(self._hosts, turn) or
                  self._hosts.memory.obstacle(turn.guest))
         if unfit:

@@ -143,7 +143,7 @@ class NovaRig:
         return json.loads(path.read_text().splitlines()[-1])
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        unfit = (lab_.image_obstacle(turn.guest) or
+        unfit = (lab_.obstacle(turn) or
                  self._lab.memory.obstacle(turn.guest))
         if unfit:
             return unfit

@@ -326,7 +326,7 @@ class QemuRig:
         self._disk: str | None = None
 
     def obstacle(self, turn: scenario.Turn) -> str | None:
-        return (lab_.image_obstacle(turn.guest) or
+        return (lab_.obstacle(turn) or
                 self.lab.memory.obstacle(turn.guest) or
                 option_obstacle(self.lab, turn.contender))
 

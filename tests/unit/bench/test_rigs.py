@@ -126,6 +126,13 @@ class TestLibvirt(base.BaseTestCase):
             'memoryBacking/hugepages/page')
         self.assertEqual({'size': '2048', 'unit': 'KiB'}, page.attrib)
 
+    def test_post_copy_needs_other_ports(self):
+        why = [lab.obstacle(turn) for turn in catalog.comparison(
+            '', ['virsh-post-copy', 'virsh'], ['l2fwd-dpdk', 'idle'], 1, 1
+            ).turns()]
+        self.assertEqual(1, sum(each is not None for each in why))
+        self.assertIn('vhost-postcopy-support', ''.join(filter(None, why)))
+
     def test_the_labs_disk_is_for_writing(self):
         turn, = catalog.comparison('', ['virsh'], ['block-io'], 1, 1).turns()
         self.assertIsNone(libvirt_rig.disk_obstacle(lab.Lab(), turn))
