@@ -52,6 +52,17 @@ step() {
     printf '    %s: %d.%d s\n' "$title" $((took_ms / 1000)) $((took_ms % 1000 / 100))
 }
 
+# logged LOG WHAT COMMAND...: what it prints goes to LOG, whose end is shown if
+# it fails.
+logged() {
+    local log=$1 what=$2
+    shift 2
+    "$@" >"$log" 2>&1 || {
+        tail -5 "$log" >&2
+        die "$what failed: see $log"
+    }
+}
+
 # wait_for SECONDS WHAT COMMAND...: poll until it succeeds.
 wait_for() {
     local limit_s=$1 what=$2 end_s

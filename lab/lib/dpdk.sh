@@ -27,13 +27,12 @@ dpdk_build() {
     mkdir -p "$DPDK_CACHE/out"
     find "$DPDK_CACHE" -maxdepth 1 -name 'root-*' ! -name "root-$BASE_KEY" -exec rm -rf --one-file-system {} +
     in_overlay "$tree" bash -c "$DPDK_INSTALL" bash "${DPDK_PACKAGES[@]}"
-    in_overlay "$tree" --bind "$DPDK_CACHE/out" /var/tmp/out \
-        "$GUEST_SRC/lab/dpdk/build" /var/tmp/out "l2fwd.peer0=${DPDK_PEERS[0]}" "l2fwd.peer1=${DPDK_PEERS[1]}" "${options[@]}"
-    # what the linker has to say about glibc is of no use to anybody
-    in_overlay "$tree" --bind "$DPDK_CACHE/out" /var/tmp/out \
-        "$GUEST_SRC/lab/probe/build" --dpdk /var/tmp/out >"$DPDK_CACHE/build.log" 2>&1 || {
-        tail -5 "$DPDK_CACHE/build.log" >&2
-        die "lab/probe/build --dpdk failed: see $DPDK_CACHE/build.log"
-    }
+    # shellcheck disable=SC2016  # expanded in the tree
+    logged "$DPDK_CACHE/build.log" 'the build of image and generator with DPDK' \
+        in_overlay "$tree" --bind "$DPDK_CACHE/out" /var/tmp/out sh -euc '
+            lab=$1; shift
+            "$lab/dpdk/build" /var/tmp/out "$@"
+            "$lab/probe/build" --dpdk /var/tmp/out' sh "$GUEST_SRC/lab" \
+        "l2fwd.peer0=${DPDK_PEERS[0]}" "l2fwd.peer1=${DPDK_PEERS[1]}" "${options[@]}"
     dpdk_key >"$DPDK_CACHE/built"
 }

@@ -18,10 +18,7 @@ guest_image() {
     wanted=$(checkout_hash lab/guest lab/probe)-$BASE_KEY
     [ "$(cat "$out/.built" 2>/dev/null)" != "$wanted" ] || return 0
     mkdir -p "$out"
-    build_guest_image >"$out/build.log" 2>&1 || {
-        tail -5 "$out/build.log" >&2
-        die "lab/guest/build failed: see $out/build.log"
-    }
+    logged "$out/build.log" 'the build of guest image and probe' build_guest_image
     echo "$wanted" >"$out/.built"
 }
 
