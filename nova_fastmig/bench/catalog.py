@@ -84,6 +84,13 @@ def _all_but(feature: model.QemuFeature) -> tuple[str, ...]:
     return tuple(str(each) for each in model.QemuFeature if each != feature)
 
 
+# each of the patched QEMU's features alone, and all but each
+_ALONE = {f'virsh-{feature}': _libvirt(qemu=Qemu.PATCHED,
+                                       features=(str(feature),))
+          for feature in model.QemuFeature}
+_WITHOUT = {f'qemu-patched-parallel-without-{feature}': _qemu(
+    Qemu.PATCHED, Option.PARALLEL, features=_all_but(feature))
+            for feature in model.QemuFeature}
 _UNDO = (Option.WITHOUT_A, Option.WITHOUT_B, Option.WITHOUT_C)
 
 # What it is called on the command line and in charts -> what it is
@@ -107,9 +114,7 @@ CONTENDERS: dict[str, Contender] = {
     'virsh-patched': _libvirt(qemu=Qemu.PATCHED, features=('all',)),
     'virsh-patched-parallel': _libvirt(Option.PARALLEL, qemu=Qemu.PATCHED,
                                        features=('all',)),
-    **{f'virsh-{feature}': _libvirt(qemu=Qemu.PATCHED,
-                                    features=(str(feature),))
-       for feature in model.QemuFeature},
+    **_ALONE,
     'virsh-no-feature': _libvirt(qemu=Qemu.PATCHED),
     # other systems' schedules, on libvirt as those do it
     'ovirt': _libvirt(Option.AUTO_CONVERGE,
@@ -128,9 +133,7 @@ CONTENDERS: dict[str, Contender] = {
                                    features=('all',)),
     # what a feature costs or saves of the total, two connections
     'qemu-no-feature-parallel': _qemu(Qemu.PATCHED, Option.PARALLEL),
-    **{f'qemu-patched-parallel-without-{feature}': _qemu(
-        Qemu.PATCHED, Option.PARALLEL, features=_all_but(feature))
-       for feature in model.QemuFeature},
+    **_WITHOUT,
     # what the seed found wanting
     'xbzrle': _qemu(Qemu.DISTRIBUTION, Option.XBZRLE),
     'multifd-zlib': _qemu(Qemu.DISTRIBUTION, Option.MULTIFD_ZLIB),
@@ -270,11 +273,8 @@ class Preset:
 
 
 # how the patched QEMU comes to its figures is a comparison of its own
-_FEATURES = ('virsh-no-feature',
-             *(f'virsh-{feature}' for feature in model.QemuFeature))
-_TOTAL = ('qemu-no-feature-parallel', *(
-    f'qemu-patched-parallel-without-{feature}'
-    for feature in model.QemuFeature))
+_FEATURES = ('virsh-no-feature', *_ALONE)
+_TOTAL = ('qemu-no-feature-parallel', *_WITHOUT)
 _OF_THEIR_OWN = frozenset((*_FEATURES, *_TOTAL))
 
 PRESETS: dict[str, Preset] = {
