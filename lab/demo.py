@@ -43,8 +43,7 @@ COMPUTES = ('compute1', 'compute2')
 DATA_PLANES = {'kernel': ('forwarder', ('nfv',)),
                'dpdk': ('l2fwd', ('nfv', 'nfv-far'))}
 MAX_PORTS = max(len(networks) for _, networks in DATA_PLANES.values())
-PROBE = '/opt/lab/bin/probe'
-DPDK_PROBE = f'{PROBE}-dpdk'
+PROBE = pathlib.Path('/opt/lab/bin/probe')
 
 # name of flavor and server -> extra specs
 # proceed: a limit that an emulated guest misses is to be reported, not to end
@@ -145,7 +144,7 @@ def _probe(cloud, server, **options):
                            key=lambda port: port.name)
     if others:
         return probe_client.Probe.two_ports(
-            DPDK_PROBE, probe_client.INTERFACE, probe_client.FAR_INTERFACE,
+            PROBE, probe_client.INTERFACE, probe_client.FAR_INTERFACE,
             port.mac_address, **options)
     return probe_client.Probe(PROBE, port, **options)
 

@@ -18,7 +18,6 @@ import pathlib
 import shlex
 import signal
 import subprocess
-import tempfile
 
 INTERFACE = 'probe0'
 # where packets come back from a guest with two ports (lab/use-switch)
@@ -34,11 +33,15 @@ EAL_OPTIONS = ('--no-pci', '--no-huge', '-m', '64', '--iova-mode=va',
 def dpdk_command(program: pathlib.Path, near: str, far: str) -> list[str]:
     """The probe that sends with DPDK, as far as its ports.
 
+    :param program: the probe's path; that with DPDK is beside it
+        (lab/use-switch --install), and DPDK's own directory, too
     :param near: the interface that packets leave from
     :param far: that where they come back
     """
     cpus = ','.join(map(str, sorted(os.sched_getaffinity(0))))
-    return [str(program), *EAL_OPTIONS, f'--lcores=0@({cpus})',
+    return ['env', f'RUNTIME_DIRECTORY={program.parent}',
+            str(program.with_name(f'{program.name}-dpdk')), *EAL_OPTIONS,
+            f'--lcores=0@({cpus})',
             f'--vdev=net_af_packet0,iface={near},qdisc_bypass=1',
             f'--vdev=net_af_packet1,iface={far},qdisc_bypass=1', '--',
             '--interface', 'net_af_packet0', '--far', 'net_af_packet1']
@@ -89,7 +92,7 @@ class Probe:
                   rate=1000, answer_within_s=10):
         """A probe of a forwarder between two ports, with DPDK.
 
-        :param program: the probe that sends with DPDK
+        :param program: see dpdk_command
         :param near: the generator's interface that packets leave from
         :param far: its interface where they come back
         :param mac: of the guest's port next to the near one
@@ -109,11 +112,8 @@ class Probe:
         self._process.send_signal(signal.SIGUSR1)
 
     def __enter__(self):
-        # where DPDK wants a directory
-        self._run = tempfile.TemporaryDirectory(prefix='probe-')
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, 'RUNTIME_DIRECTORY': self._run.name},
             text=True)
         said = ''
         for line in self._process.stderr:
@@ -121,15 +121,11 @@ class Probe:
                 return self
             said += line
         self._process.communicate()
-        self._run.cleanup()
         raise ProbeError(f'{shlex.join(self._command)}: {said}')
 
     def __exit__(self, *exception):
         self._process.terminate()
-        try:
-            output, errors = self._process.communicate(timeout=10)
-        finally:
-            self._run.cleanup()
+        output, errors = self._process.communicate(timeout=10)
         if self._process.returncode:
             raise ProbeError(f'{shlex.join(self._command)}: {errors}')
         self.result = json.loads(output)

@@ -146,8 +146,7 @@ static void resize(struct memory *m, uint64_t pages, uint64_t pass)
 {
 	uint64_t before = working_set_pages;
 
-	if (pages > m->pages)
-		grow(m, pages);
+	grow(m, pages);
 	if (pages > m->pages)
 		pages = m->pages;
 	/* what was left out for some passes is not known any more */

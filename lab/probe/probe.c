@@ -138,7 +138,7 @@ static void on_signal(int number)
 	stop = true;
 }
 
-static int64_t clock_ns(clockid_t clock)
+int64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
 
@@ -620,6 +620,12 @@ static const char usage[] =
 	"--source, --destination and --disk\n"
 	"defaults: 1000 probes per second for 600 seconds\n";
 
+__attribute__((noreturn)) static void wrong_usage(void)
+{
+	fprintf(stderr, "usage: %s%s", wire_usage, usage);
+	exit(2);
+}
+
 static unsigned number(const char *name, unsigned low, unsigned high)
 {
 	char *end;
@@ -697,15 +703,12 @@ static struct options parse(int argc, char **argv)
 			o.disk_mib_per_s = number("disk", 0, 100000);
 			break;
 		default:
-			fprintf(stderr, "usage: %s%s", wire_usage, usage);
-			exit(2);
+			wrong_usage();
 		}
 	if (optind != argc || !o.interface || !have_mac
 	    || (o.far && o.disk_mib_per_s)
-	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr))) {
-		fprintf(stderr, "usage: %s%s", wire_usage, usage);
-		exit(2);
-	}
+	    || (!o.far && (!o.source.s_addr || !o.destination.s_addr)))
+		wrong_usage();
 	return o;
 }
 

@@ -7,9 +7,12 @@
 #define WIRE_H
 
 #include <net/ethernet.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
+
+/* probe.c's: what a clock shows */
+int64_t clock_ns(clockid_t clock);
 
 /* how the program is called, up to the probe's own options */
 extern const char wire_usage[];
@@ -28,8 +31,8 @@ int wire_init(int argc, char **argv);
 void wire_open(const char *near, const char *far, uint16_t ethertype,
 	       int64_t realtime_offset_ns, uint8_t near_mac[ETH_ALEN]);
 
-/* false: it is lost already, as a queue is full or the link is down */
-bool wire_send(const void *frame, size_t bytes);
+/* It may be lost already, as a queue is full or the link is down. */
+void wire_send(const void *frame, size_t bytes);
 
 /* at_ns: when it arrived, in CLOCK_MONOTONIC */
 typedef void wire_taker(const void *frame, size_t bytes, int64_t at_ns,

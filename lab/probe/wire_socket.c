@@ -73,13 +73,11 @@ void wire_open(const char *near, const char *far, uint16_t ethertype,
 		? open_interface(far, ethertype, far_mac) : near_socket;
 }
 
-bool wire_send(const void *frame, size_t bytes)
+void wire_send(const void *frame, size_t bytes)
 {
-	if (send(near_socket, frame, bytes, 0) >= 0)
-		return true;
-	if (errno != ENOBUFS && errno != ENETDOWN)
+	if (send(near_socket, frame, bytes, 0) < 0
+	    && errno != ENOBUFS && errno != ENETDOWN)
 		err(1, "send");
-	return false;
 }
 
 static int64_t arrival_ns(struct msghdr *message)

@@ -174,8 +174,7 @@ class Packets:
         client = self.module('probe_client')
         if plane == scenario.DataPlane.DPDK:
             return client.Probe.two_ports(
-                self._program.with_name(f'{self._program.name}-dpdk'),
-                client.INTERFACE, client.FAR_INTERFACE,
+                self._program, client.INTERFACE, client.FAR_INTERFACE,
                 VHOST_USER_PORTS[0].mac_address, rate, answer_within_s)
         return client.Probe(self._program, address, rate, answer_within_s,
                             **self._options, **options)

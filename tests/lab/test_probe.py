@@ -285,10 +285,8 @@ class ProbeTest(base.BaseTestCase):
     @lab_base.long
     def test_a_forwarder_with_two_ports_with_dpdk(self):
         """The probe that lab/use-switch --install builds."""
-        self.cut_between_two_ports(
-            'env', f'RUNTIME_DIRECTORY={self.build}',
-            *probe_client.dpdk_command(
-                lab_base.STATE / 'share/bin/probe-dpdk', 'near', 'near1'))
+        self.cut_between_two_ports(*probe_client.dpdk_command(
+            lab_base.STATE / 'share/bin/probe', 'near', 'near1'))
 
     def find_block(self, memory):
         """Address of the memory that the forwarder verifies.
