@@ -285,8 +285,9 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
     known_ids = set(_migrations(cloud, server))
     known_requests = _live_migration_requests(cloud, server)
     with _probe(cloud, server, **probe_options) as probe:
-        if 'rewrite_mib_per_s' in probe_options:
-            time.sleep(SETTLE_S)  # the guest does now what it was told
+        if variant:
+            # the guest does now what it was told; and a phase before it all
+            time.sleep(SETTLE_S)
         started_s = time.time()
         started = datetime.datetime.fromtimestamp(
             started_s, datetime.UTC).isoformat()
@@ -334,6 +335,7 @@ def _run(cloud, driver, name, cli, variant=None, **probe_options):
         'destination': destination if moved else None,
         'status': status,
         'error': demo_report.first_error(controller_lines + source_lines),
+        'post_copy': demo_report.went_post_copy(source_lines),
         'server_status': server.status,
         'domain': {host: _domain_state(host, server.id) for host in COMPUTES},
         'blackout_ms': result['blackout_ms'],

@@ -125,7 +125,12 @@ class Probe:
 
     def __exit__(self, *exception):
         self._process.terminate()
-        output, errors = self._process.communicate(timeout=10)
+        try:
+            output, errors = self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            raise ProbeError(f'{shlex.join(self._command)} does not end'
+                             ) from error
         if self._process.returncode:
             raise ProbeError(f'{shlex.join(self._command)}: {errors}')
         self.result = json.loads(output)

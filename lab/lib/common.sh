@@ -110,7 +110,8 @@ lock() {
 
 # Remove a directory of the lab's, but never through a mount.
 remove_directory() {
-    ! findmnt --noheadings --output TARGET --list | grep -q "^$1/" || die "$1: something is still mounted below it"
+    # to its end: pipefail takes a findmnt that cannot write for nothing found
+    ! findmnt --noheadings --output TARGET --list | grep "^$1/" >/dev/null || die "$1: something is still mounted below it"
     rm -rf --one-file-system "$1"
 }
 

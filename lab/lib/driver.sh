@@ -59,6 +59,21 @@ driver_running() {
 
 driver_restart_on() { in_host "$1" systemctl restart nova-compute.service; }
 
+# driver_title DRIVER QEMU FEATURES CALIBRATION: what the hosts run then. Nova's
+# own driver has none of the rest.
+driver_title() {
+    local title="$1 (${DRIVERS[$1]})"
+    if [ "$1" = fastmig ]; then
+        if [ "$2" = patched ] && qemu_is_placed; then
+            title+=", QEMU: patched, features: $3"
+        else
+            title+=", QEMU: distribution"
+        fi
+        title+=", calibration: $4"
+    fi
+    echo "$title"
+}
+
 # driver_set DRIVER QEMU FEATURES CALIBRATION [LIBVIRT_OPTION...]
 driver_set() {
     local driver=$1 host others=()

@@ -183,8 +183,9 @@ host_find_leader() {
     return 1
 }
 
-# in_host HOST COMMAND...: run COMMAND inside, with a login-like environment.
-in_host() {
+# in_host HOST COMMAND...: run COMMAND inside, with a login-like environment;
+# exec_in_host becomes it.
+exec_in_host() {
     local host=$1 leader group pid_file=$RUN/$1.leader
     shift
     leader=$(host_leader "$host") || die "$host is not running ($pid_file): start it with lab/up"
@@ -199,11 +200,15 @@ in_host() {
         OS_PROJECT_NAME=admin OS_USER_DOMAIN_ID=default OS_PROJECT_DOMAIN_ID=default
         OS_IDENTITY_API_VERSION=3 OS_REGION_NAME=RegionOne OS_COMPUTE_API_VERSION=2.96
     ); fi
-    (
-        echo "$BASHPID" >"$group/cgroup.procs" || true
-        exec nsenter --target "$leader" --mount --uts --ipc --net --pid --cgroup --root --wdns=/root \
-            env -i "${environment[@]}" "$@"
-    )
+    echo "$BASHPID" >"$group/cgroup.procs" || true
+    # nsenter waits outside for the command, which ends with it however that ends.
+    # Neither keeps the locks (lock) of a script that was killed.
+    exec nsenter --target "$leader" --mount --uts --ipc --net --pid --cgroup --root --wdns=/root \
+        setpriv --pdeathsig TERM env -i "${environment[@]}" "$@" 6>&- 9>&-
+}
+
+in_host() {
+    (exec_in_host "$@")
 }
 
 # Shut the host down as a power button would, and unmount it.

@@ -49,6 +49,14 @@ qemu_run() {
         exec "$@"' bash "$GUEST_SRC" "$venv" "$@"
 }
 
+# Have the compute hosts a patched QEMU?
+qemu_is_placed() {
+    local host
+    for host in "${COMPUTES[@]}"; do
+        [ -e "$(host_root "$host")$QEMU_PREFIX/manifest.json" ] || return 1
+    done
+}
+
 # Give the compute hosts what was built, if it was.
 qemu_place() {
     local host from root

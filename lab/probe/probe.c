@@ -17,13 +17,17 @@
  *
  *   blackout_ms      longest run of consecutive probes without an answer,
  *                    times the period; blackout_at is when it began
- *   gap_ms           longest time between two arrivals. About a period longer
- *                    than the blackout, and more if answers came late
- *                    instead of not at all
+ *   gap_ms           longest time between two arrivals, longer than the
+ *                    blackout if answers came late instead of not at all, and
+ *                    shorter if earlier ones came while later probes were lost
  *   sender_stall_ms  how late the latest probe was sent: the measurement's
  *                    own hiccup, which reads as a blackout of the guest
  *   blackout_stall_ms  the same among the probes of the blackout and the gap
- *                    and next to them: how far their figures may be off
+ *                    and next to them, or how late it was looked for their
+ *                    answers: how far the figures may be off
+ *   unsent           probes that never left, as a queue was full or the link
+ *                    down: lost, but not by the guest
+ *   dropped          frames that arrived and found no room here
  *   counter_continuous  one boot id throughout, and its count of forwarded
  *                    probes grew with each answer
  *   silent_at_end_ms how long before the last probe the last one was sent that
@@ -106,6 +110,7 @@ union frame {
 
 struct probe {
 	int64_t due_ns, sent_ns, received_ns; /* 0: not received */
+	int64_t late_ns; /* so much earlier it may have been received */
 	uint32_t duplicates;
 	bool reordered;
 };
@@ -122,7 +127,7 @@ struct guest {
 
 static struct probe *probes;
 static struct guest guest = { .continuous = true };
-static uint64_t session, capacity, newest;
+static uint64_t session, capacity, newest, unsent;
 static atomic_uint_fast64_t received;
 static atomic_bool stop, finished;
 static int64_t marks_ns[MAX_MARKS];
@@ -273,7 +278,7 @@ static void account_guest(const struct probe_payload *p)
 /* disk: NULL in a frame without it */
 static void account(const struct probe_payload *p,
 		    const struct probe_disk *disk, int64_t now_ns,
-		    bool stamped)
+		    int64_t late_ns, bool stamped)
 {
 	if (p->magic != PROBE_MAGIC || p->session != session
 	    || p->sequence >= capacity || (stamped && !p->counter))
@@ -284,6 +289,7 @@ static void account(const struct probe_payload *p,
 		probes[p->sequence].duplicates++;
 	} else {
 		probes[p->sequence].received_ns = now_ns;
+		probes[p->sequence].late_ns = late_ns;
 		received++;
 		if (p->sequence < newest)
 			probes[p->sequence].reordered = true;
@@ -296,7 +302,8 @@ static void account(const struct probe_payload *p,
 		account_guest(p);
 }
 
-static void take(const void *data, size_t bytes, int64_t at_ns, void *context)
+static void take(const void *data, size_t bytes, int64_t at_ns,
+		 int64_t late_ns, void *context)
 {
 	const struct options *o = context;
 	union frame frame;
@@ -307,7 +314,7 @@ static void take(const void *data, size_t bytes, int64_t at_ns, void *context)
 	if (o->far || frame.near.ip.protocol == IPPROTO_UDP)
 		account(payload_of(&frame, o),
 			o->disk_mib_per_s ? &frame.near.disk : NULL, at_ns,
-			!o->far);
+			late_ns, !o->far);
 }
 
 static void *receive(void *options)
@@ -347,8 +354,7 @@ static uint64_t send_probes(union frame *frame, const struct options *o,
 		payload_of(frame, o)->sequence = n;
 		probes[n].due_ns = due_ns;
 		probes[n].sent_ns = clock_ns(CLOCK_MONOTONIC);
-		/* what is lost here already is a lost probe */
-		wire_send(frame, frame_bytes(o));
+		unsent += !wire_send(frame, frame_bytes(o));
 	}
 	return n;
 }
@@ -413,18 +419,22 @@ static void print_losses(uint64_t sent, int64_t offset_ns)
 	printf("], ");
 }
 
-/* among the probes that were due before to_ns and sent after from_ns */
+/* among the probes that were due before to_ns and sent after from_ns; with
+ * their answers or without */
 static struct longest longest_stall(uint64_t sent, int64_t from_ns,
-				    int64_t to_ns)
+				    int64_t to_ns, bool answers)
 {
 	struct longest longest = { 0, 0 };
 
 	for (uint64_t i = 0; i < sent; i++) {
 		const struct probe *p = &probes[i];
+		int64_t ns = p->sent_ns - p->due_ns;
 
+		if (answers && p->late_ns > ns)
+			ns = p->late_ns;
 		if (p->due_ns <= to_ns && p->sent_ns >= from_ns
-		    && p->sent_ns - p->due_ns > longest.ns) {
-			longest.ns = p->sent_ns - p->due_ns;
+		    && ns > longest.ns) {
+			longest.ns = ns;
 			longest.start_ns = p->due_ns;
 		}
 	}
@@ -435,9 +445,11 @@ static struct longest longest_stall_around(uint64_t sent, int64_t period_ns,
 					   struct longest a, struct longest b)
 {
 	struct longest in_a = longest_stall(sent, a.start_ns - period_ns,
-					    a.start_ns + a.ns + period_ns);
+					    a.start_ns + a.ns + period_ns,
+					    true);
 	struct longest in_b = longest_stall(sent, b.start_ns - period_ns,
-					    b.start_ns + b.ns + period_ns);
+					    b.start_ns + b.ns + period_ns,
+					    true);
 
 	return in_a.ns > in_b.ns ? in_a : in_b;
 }
@@ -578,11 +590,12 @@ static void print_result(uint64_t sent, int64_t period_ns, int64_t offset_ns,
 	gap = longest_gap(arrivals);
 	print_longest("blackout", blackout, offset_ns);
 	print_longest("gap", gap, offset_ns);
-	print_longest("sender_stall", longest_stall(sent, 0, INT64_MAX),
+	print_longest("sender_stall", longest_stall(sent, 0, INT64_MAX, false),
 		      offset_ns);
 	print_longest("blackout_stall",
 		      longest_stall_around(sent, period_ns, blackout, gap),
 		      offset_ns);
+	printf("\"unsent\": %lu, \"dropped\": %lu, ", unsent, wire_dropped());
 	print_losses(sent, offset_ns);
 	printf("\"silent_at_end_ms\": %.3f, ",
 	       sent ? (probes[sent - 1].sent_ns - probes[last].sent_ns) / 1e6

@@ -7,6 +7,7 @@
 #define WIRE_H
 
 #include <net/ethernet.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
@@ -31,16 +32,20 @@ int wire_init(int argc, char **argv);
 void wire_open(const char *near, const char *far, uint16_t ethertype,
 	       int64_t realtime_offset_ns, uint8_t near_mac[ETH_ALEN]);
 
-/* It may be lost already, as a queue is full or the link is down. */
-void wire_send(const void *frame, size_t bytes);
+/* Returns whether it left: a queue may be full, or the link down. */
+bool wire_send(const void *frame, size_t bytes);
 
-/* at_ns: when it arrived, in CLOCK_MONOTONIC */
+/* at_ns: when it arrived, in CLOCK_MONOTONIC
+ * late_ns: so much earlier it may have been */
 typedef void wire_taker(const void *frame, size_t bytes, int64_t at_ns,
-			void *context);
+			int64_t late_ns, void *context);
 
 /* Gives what arrived for far's own MAC address to take, so nothing that a switch
  * flooded that did not know the way. Waits for up to 100 ms if there is
  * nothing. */
 void wire_receive(wire_taker *take, void *context);
+
+/* How many frames arrived for which there was no room, since it was asked last. */
+uint64_t wire_dropped(void);
 
 #endif

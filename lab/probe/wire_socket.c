@@ -73,11 +73,13 @@ void wire_open(const char *near, const char *far, uint16_t ethertype,
 		? open_interface(far, ethertype, far_mac) : near_socket;
 }
 
-void wire_send(const void *frame, size_t bytes)
+bool wire_send(const void *frame, size_t bytes)
 {
-	if (send(near_socket, frame, bytes, 0) < 0
-	    && errno != ENOBUFS && errno != ENETDOWN)
+	if (send(near_socket, frame, bytes, 0) >= 0)
+		return true;
+	if (errno != ENOBUFS && errno != ENETDOWN)
 		err(1, "send");
+	return false;
 }
 
 static int64_t arrival_ns(struct msghdr *message)
@@ -112,5 +114,16 @@ void wire_receive(wire_taker *take, void *context)
 		return;
 	n = recvmsg(far_socket, &message, 0);
 	if (n > 0 && from.sll_pkttype == PACKET_HOST)
-		take(frame, n, arrival_ns(&message), context);
+		take(frame, n, arrival_ns(&message), 0, context);
+}
+
+uint64_t wire_dropped(void)
+{
+	struct tpacket_stats found;
+	socklen_t bytes = sizeof(found);
+
+	if (getsockopt(far_socket, SOL_PACKET, PACKET_STATISTICS, &found,
+		       &bytes))
+		err(1, "PACKET_STATISTICS");
+	return found.tp_drops;
 }

@@ -34,18 +34,26 @@ RESAMPLES = 2000
 # the same for all, so that the same runs give the same intervals
 SEED = 20160901
 
+# of Phase
+_PHASE_METRICS = {
+    'packets_lost': 'packets lost {}',
+    'longest_loss_ms': 'longest loss {} (ms)',
+    'packets_duplicated': 'packets duplicated {}',
+    'packets_reordered': 'packets reordered {}',
+    'latency_p50_ms': 'latency {}, median (ms)',
+    'latency_p99_ms': 'latency {}, p99 (ms)',
+    'latency_max_ms': 'latency {}, longest (ms)',
+    'rewritten_mib_per_s': 'guest rewrites {} (MiB/s)',
+}
+PHASE_METRICS = {
+    f'{phase}.{name}': title.format(phase)
+    for phase in ('before', 'during', 'after')
+    for name, title in _PHASE_METRICS.items()}
 # key of Figures -> what it is, for tables and axes
 METRICS = {
     'blackout_ms': 'blackout, packets (ms)',
     'gap_ms': 'gap between packets (ms)',
     'packets_lost': 'packets lost',
-    'before.latency_p50_ms': 'latency before, median (ms)',
-    'before.latency_p99_ms': 'latency before, p99 (ms)',
-    'during.latency_p50_ms': 'latency during, median (ms)',
-    'during.latency_p99_ms': 'latency during, p99 (ms)',
-    'during.latency_max_ms': 'latency during, longest (ms)',
-    'after.latency_p50_ms': 'latency after, median (ms)',
-    'after.latency_p99_ms': 'latency after, p99 (ms)',
     'packets_duplicated': 'packets duplicated',
     'packets_reordered': 'packets reordered',
     'downtime_qemu_ms': 'stop to resume, QEMU (ms)',
@@ -61,10 +69,9 @@ METRICS = {
     'cpu_destination_ms': 'CPU, destination host (ms)',
     'cpu_window_ms': 'within (ms)',
     'throttle_percent': 'vCPUs throttled by (%)',
-    'before.rewritten_mib_per_s': 'guest rewrites before (MiB/s)',
-    'during.rewritten_mib_per_s': 'guest rewrites during (MiB/s)',
     'rewritten_mib_per_s': 'guest rewrites (MiB/s)',
     'disk_mib_per_s': 'guest reads and writes on disk (MiB/s)',
+    **PHASE_METRICS,
 }
 
 
@@ -184,18 +191,13 @@ def values(runs: Iterable[scenario.Run], metric: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def of_scenario(results: scenario.Results, name: str
-                ) -> list[scenario.Run]:
-    return [run for run in results.runs if run.key.scenario == name]
-
-
 def _steps(runs: list[scenario.Run]) -> dict[str, float]:
     names = dict.fromkeys(name for run in runs if run.counted
                           for name in run.figures.steps_ms)
     medians = {name: float(numpy.median(
         [run.figures.steps_ms[name] for run in runs
          if run.counted and name in run.figures.steps_ms]))
-        for name in names if not name.startswith('clock_')}
+        for name in names}
     return dict(sorted(medians.items(), key=lambda item: item[1]))
 
 
@@ -203,7 +205,7 @@ def summarize(results: scenario.Results) -> list[Summary]:
     """Each scenario that was run, in the comparison's order."""
     found = []
     for each in results.comparison.scenarios:
-        runs = of_scenario(results, each.name)
+        runs = results.of(each.name)
         if not runs:
             continue
         spreads = {metric: spread(values(runs, metric)) for metric in METRICS}
@@ -285,14 +287,14 @@ def ranks(results: scenario.Results, contender: str = catalog.AFTER
     for mine in results.comparison.scenarios:
         if mine.contender != best:
             continue
-        runs = of_scenario(results, mine.name)
+        runs = results.of(mine.name)
         for other in results.comparison.scenarios:
             if other.workload != mine.workload or other == mine:
                 continue
             found += [Rank(catalog.title(mine.workload),
                            catalog.title(other.contender), each)
                       for each in compare(
-                          runs, of_scenario(results, other.name),
+                          runs, results.of(other.name),
                           ('blackout_ms', 'gap_ms', 'total_qemu_ms',
                            'total_libvirt_ms', 'total_nova_ms'))]
     return found

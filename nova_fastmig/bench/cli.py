@@ -23,6 +23,7 @@ import math
 import os
 import pathlib
 import shlex
+import signal
 import sys
 
 from cliff import command
@@ -168,17 +169,16 @@ def _rigs_on_hosts(given) -> dict:
 @contextlib.contextmanager
 def _prepared(lab, rigs):
     """Leave the lab to the migrations: its processor, and its memory."""
-    try:
+    with contextlib.ExitStack() as stack:
+        # as lab/demo and the tests expect it
+        stack.callback(lab.run, 'use-driver', 'fastmig')
+        stack.callback(lab.use_switch, scenario.DataPlane.KERNEL)
+        stack.callback(lab.run, 'background', 'normal')
         lab.run('background', 'idle')
         for rig in rigs:
             # guests of a run that was killed
             rig.clean()
         yield
-    finally:
-        # as lab/demo and the tests expect it
-        lab.run('background', 'normal')
-        lab.use_switch(scenario.DataPlane.KERNEL)
-        lab.run('use-driver', 'fastmig')
 
 
 class BenchRun(command.Command):
@@ -255,6 +255,8 @@ class BenchRun(command.Command):
             [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
         results = engine.begin(parsed_args.output, comparison,
                                place.machine(), command_line)
+        # whoever ends it, guests and hosts are tidied up
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with prepared, Progress(results) as progress:
             def keep(made):
                 engine.save(parsed_args.output, made)
@@ -341,8 +343,7 @@ def _side(text: str) -> dict[tuple[str, ...], list[scenario.Run]]:
         if title in ('', catalog.title(each.contender)):
             key = (each.workload.name,) if title else (
                 each.workload.name, catalog.title(each.contender))
-            found[key] = [run for run in results.runs
-                          if run.key.scenario == each.name]
+            found[key] = results.of(each.name)
     return found
 
 

@@ -125,9 +125,12 @@ def _turn(rig: Rig, turn: scenario.Turn, now: Callable[[], str]
             with rig.guest(dataclasses.replace(
                     turn, migrations=tuple(left))) as guest:
                 booted = True
-                while left:
-                    yield guest.migrate(*left[0])
+                failed = False
+                while left and not failed:
+                    run = guest.migrate(*left[0])
+                    yield run
                     del left[0]
+                    failed = bool(run.failures)
         except RigError as error:
             # at the end of the block, all may be done
             lost = left[:1] if booted else left[:]

@@ -246,7 +246,8 @@ class Hosts(lab.Packets):
         # these are others than libvirt's own, whose version is above
         given = {name: path for name in ('emulator', 'patched_emulator')
                  if (path := getattr(self._guest, name))}
-        return {**machine, **given, 'accel': self.accelerator,
+        return {**machine, **given, **lab.revision(),
+                'accel': self.accelerator,
                 'nova_fastmig': importlib.metadata.version('nova-fastmig')}
 
     def guest_size(self) -> catalog.Size:

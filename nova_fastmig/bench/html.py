@@ -13,6 +13,7 @@
 """The report: one HTML file with the figures, and the charts inside."""
 
 import base64
+from collections.abc import Iterable
 import io
 import typing as ty
 
@@ -26,14 +27,11 @@ from nova_fastmig.bench import scenario
 # of METRICS, as columns: those that all contenders may have come first
 COLUMNS = (
     'blackout_ms', 'gap_ms', 'packets_lost', 'packets_duplicated',
-    'packets_reordered', 'before.latency_p50_ms', 'before.latency_p99_ms',
-    'during.latency_p50_ms', 'during.latency_p99_ms',
-    'during.latency_max_ms', 'after.latency_p50_ms', 'after.latency_p99_ms',
-    'downtime_qemu_ms', 'downtime_libvirt_ms', 'total_qemu_ms',
-    'total_libvirt_ms', 'total_nova_ms', 'bytes_sent', 'iterations',
-    'post_copy', 'cpu_source_ms', 'cpu_destination_ms', 'cpu_window_ms',
-    'before.rewritten_mib_per_s', 'during.rewritten_mib_per_s',
-    'rewritten_mib_per_s', 'disk_mib_per_s', 'throttle_percent')
+    'packets_reordered', 'downtime_qemu_ms', 'downtime_libvirt_ms',
+    'total_qemu_ms', 'total_libvirt_ms', 'total_nova_ms', 'bytes_sent',
+    'iterations', 'post_copy', 'cpu_source_ms', 'cpu_destination_ms',
+    'cpu_window_ms', 'rewritten_mib_per_s', 'disk_mib_per_s',
+    'throttle_percent')
 TITLES = {
     'seed-total': 'Total, as the seed drew it',
     'seed-downtime': 'Downtime, as the seed drew it',
@@ -81,7 +79,7 @@ def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
         pair = [analyze.find(summaries, workload, title)
                 for title in (catalog.BEFORE, catalog.AFTER)]
         for what, metric, before, after in (
-                ('total', 'total_ms', seed.total_before_ms,
+                ('total', 'total_qemu_ms', seed.total_before_ms,
                  seed.total_after_ms),
                 ('downtime', 'blackout_ms', seed.downtime_before_ms,
                  seed.downtime_after_ms)):
@@ -94,6 +92,13 @@ def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
                 'before': first, 'after': last,
                 'ratio': first / last if first and last else None})
     return rows
+
+
+def _known(names: Iterable[str], summaries: list[analyze.Summary]
+           ) -> list[str]:
+    """Those of the metrics that anybody has."""
+    return [name for name in names
+            if any(name in each.spreads for each in summaries)]
 
 
 def render(results: scenario.Results) -> str:
@@ -114,8 +119,8 @@ def render(results: scenario.Results) -> str:
         results=results, summaries=summaries,
         workloads=analyze.workloads(summaries),
         pictures=pictures, metrics=analyze.METRICS,
-        columns=[name for name in COLUMNS
-                 if any(name in each.spreads for each in summaries)],
+        columns=_known(COLUMNS, summaries),
+        phase_columns=_known(analyze.PHASE_METRICS, summaries),
         seed=_seed_rows(summaries), ranks=analyze.ranks(results),
         best=catalog.AFTER, max_stall_ms=scenario.MAX_STALL_MS,
         failures=[run for run in results.runs if run.failures])

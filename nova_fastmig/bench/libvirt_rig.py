@@ -471,6 +471,15 @@ class LibvirtGuest:
 
 
 @contextlib.contextmanager
+def spoken() -> Iterator[None]:
+    """What libvirt has to complain about, as RigError."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise engine.RigError(f'libvirt: {error}') from error
+
+
+@contextlib.contextmanager
 def connected(uri: str) -> Iterator[libvirt.virConnect]:
     """A connection to libvirt.
 
@@ -521,7 +530,7 @@ class LibvirtRig:
         hosts, plane = self._hosts, turn.guest.data_plane
         self.clean()
         hosts.use_switch(plane)
-        with hosts.memory.hugepages(turn.guest) as check:
+        with spoken(), hosts.memory.hugepages(turn.guest) as check:
             xml = domain_xml(hosts, turn, hosts.place_disk(NAME, plane))
             try:
                 if plane == scenario.DataPlane.DPDK:
@@ -534,7 +543,5 @@ class LibvirtRig:
                 hosts.wait_for_guest(hosts.address, plane)
                 check()
                 yield LibvirtGuest(hosts, turn.contender, plane)
-            except libvirt.libvirtError as error:
-                raise engine.RigError(f'libvirt: {error}') from error
             finally:
                 self.clean()

@@ -27,9 +27,14 @@ DIRECTORY = 'bench'
 SERVER = 'demo-tagged'
 # Nova's [libvirt] for each option
 LIBVIRT_OPTIONS = {
-    scenario.Option.POST_COPY: 'live_migration_permit_post_copy=true',
-    scenario.Option.AUTO_CONVERGE: 'live_migration_permit_auto_converge=true',
-    scenario.Option.PARALLEL: 'live_migration_parallel_connections=2',
+    # a second per GiB, at least two: the least that there is
+    scenario.Option.POST_COPY: (
+        'live_migration_permit_post_copy=true',
+        'live_migration_completion_timeout=1',
+        'live_migration_timeout_action=force_complete'),
+    scenario.Option.AUTO_CONVERGE: (
+        'live_migration_permit_auto_converge=true',),
+    scenario.Option.PARALLEL: ('live_migration_parallel_connections=2',),
 }
 # of the flavor, which has the say where the project's driver is
 EXTRA_SPECS = {
@@ -43,7 +48,8 @@ def libvirt_options(contender: scenario.Contender) -> list[str]:
     """NAME=VALUE of Nova's [libvirt] for a contender."""
     options = []
     if contender.driver == scenario.Driver.STOCK:
-        options += [LIBVIRT_OPTIONS[option] for option in contender.options]
+        for option in contender.options:
+            options += LIBVIRT_OPTIONS[option]
     steps = re.fullmatch(r'nova-(\d+)-(\d+)-(\d+)', contender.schedule)
     if steps:
         options += [f'live_migration_downtime{name}={value}' for name, value
@@ -101,7 +107,8 @@ class NovaGuest:
             else ('--rewrite-mib-per-s', str(workload.rewrite_mib_per_s),
                   '--working-set-mib', str(workload.rewritten_mib),
                   '--disk-mib-per-s', str(workload.disk_mib_per_s))
-        with lab_.CpuRecorder(lab) as cpu, contextlib.ExitStack() as stack:
+        with lab_.CpuRecorder(lab) as cpu, libvirt_rig.spoken(), \
+                contextlib.ExitStack() as stack:
             for host in lab.names:
                 stack.enter_context(events.heard(
                     stack.enter_context(libvirt_rig.connected(lab.uri(host))),

@@ -95,7 +95,7 @@ def _pair(axes, place: int, before: float, after: float,
 def seed_total(results: scenario.Results, summaries: Summaries
                ) -> figure.Figure | None:
     """Total before and after, idle and l2fwd, as the seed drew it."""
-    return _seed(summaries, 'total_ms',
+    return _seed(summaries, 'total_qemu_ms',
                  ('total_before_ms', 'total_after_ms'), 'total (ms)')
 
 
@@ -146,7 +146,7 @@ def blackout(results: scenario.Results, summaries: Summaries
 def total(results: scenario.Results, summaries: Summaries
           ) -> figure.Figure | None:
     """Every contender's total: median and its interval."""
-    return _bars(summaries, 'total_ms')
+    return _bars(summaries, 'total_qemu_ms')
 
 
 def waterfall(results: scenario.Results, summaries: Summaries
@@ -197,8 +197,8 @@ def distribution(results: scenario.Results, summaries: Summaries
             if each.scenario.workload != workload:
                 continue
             line, colour = styles[titles.index(each.title) % len(styles)]
-            blackouts = analyze.values(analyze.of_scenario(
-                results, each.scenario.name), 'blackout_ms')
+            blackouts = analyze.values(results.of(each.scenario.name),
+                                       'blackout_ms')
             axes.ecdf(blackouts, label=f'{each.title} ({len(blackouts)})',
                       color=colour, linestyle=line)
         axes.set_xscale('symlog', linthresh=10)
@@ -218,7 +218,7 @@ def _cost(summaries: Summaries, kinds: Iterable[str], place,
         return None
     made = _figure(9, 4.5)
     for axes, metric in zip(made.subplots(1, 2),
-                            ('total_ms', 'blackout_ms'), strict=True):
+                            ('total_qemu_ms', 'blackout_ms'), strict=True):
         for title, colour in zip(
                 dict.fromkeys(each.title for each in chosen),
                 itertools.cycle(COLOURS), strict=False):

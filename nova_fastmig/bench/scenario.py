@@ -280,11 +280,11 @@ class Comparison:
         """All turns in their order.
 
         A guest is booted for each contender and goes through all of its
-        workloads, by turns and back and forth, so that each is migrated in
-        both directions. Each round begins with another contender, and every
-        second one goes backwards: what a machine does as time goes by meets
-        all of them. Guests of one data plane are together in a round, as the
-        hosts' switches are set up for it.
+        workloads, by turns and back and forth; the next time in the other
+        order, so that each is migrated in both directions. Each round begins
+        with another contender, and every second one goes backwards: what a
+        machine does as time goes by meets all of them. Guests of one data plane
+        are together in a round, as the hosts' switches are set up for it.
         """
         grouped: dict[tuple[Contender, Guest], list[Workload]] = {}
         for each in self.scenarios:
@@ -295,7 +295,7 @@ class Comparison:
             first = number % len(pairs)
             ordered = pairs[first:] + pairs[:first]
             if number % 2:
-                ordered.reverse()
+                ordered[1:] = ordered[:0:-1]
             begun = ordered[0][1].data_plane
             ordered.sort(key=lambda pair: pair[1].data_plane != begun)
             for contender, guest in ordered:
@@ -306,7 +306,8 @@ class Comparison:
               workloads: list[Workload]) -> Turn:
         migrations = []
         for again in range(self.migrations):
-            for workload in workloads if again % 2 == 0 else workloads[::-1]:
+            for workload in (workloads[::-1] if (number + again) % 2
+                             else workloads):
                 migrations.append((
                     Key(number, Scenario(contender, workload).name, again),
                     workload))
@@ -455,6 +456,10 @@ class Results:
     @property
     def done(self) -> set[Key]:
         return {run.key for run in self.runs}
+
+    def of(self, scenario: str) -> list[Run]:
+        """The runs of a scenario, by its name."""
+        return [run for run in self.runs if run.key.scenario == scenario]
 
     def to_json(self) -> dict[str, ty.Any]:
         """What json.dump takes."""

@@ -45,13 +45,17 @@ class BenchTestCase(base.BaseTestCase):
         self.addCleanup(directory.cleanup)
         self.file = pathlib.Path(directory.name) / 'bench.json'
 
-    def bench(self, *arguments: str, **environment: str) -> None:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         # these tests are in the controller's network already, and hold the lab
-        result = subprocess.run(
+        return subprocess.Popen(
             [COMMAND, 'bench', *arguments], stdin=subprocess.DEVNULL,
-            capture_output=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, cli.INSIDE: '1', **environment})
-        self.assertEqual(0, result.returncode, result.stderr)
+
+    def bench(self, *arguments: str, **environment: str) -> None:
+        process = self.start(*arguments, **environment)
+        output = process.communicate()[0]
+        self.assertEqual(0, process.returncode, output)
 
     def migrate(self, contenders: str, workloads: str, *options: str,
                 **environment: str) -> scenario.Results:
@@ -113,6 +117,50 @@ class QuickTest(BenchTestCase):
         for name in catalog.PRESETS['quick'].contenders:
             self.assertIn(f'>{name}<', text)
         self.assertLess(took_s, QUICK_S)
+
+
+class InterruptedTest(BenchTestCase):
+    """SIGTERM, as a service manager or timeout(1) sends it."""
+
+    def traces(self) -> tuple[list[str], list[str]]:
+        """Hugepages and domains, those of other tests too."""
+        names = []
+        for address in lab_base.COMPUTE_IPS.values():
+            with contextlib.closing(libvirt.open(
+                    f'qemu+tcp://{address}/system')) as connection:
+                names += [domain.name()
+                          for domain in connection.listAllDomains()]
+        return ([pool.read_text() for pool in
+                 memory.HUGEPAGES.glob('*/nr_hugepages')], names)
+
+    def check(self, contender: str, workload: str) -> None:
+        before = self.traces()
+        command = ('run', '--output', str(self.file), '--contenders',
+                   contender, '--workloads', workload, '--rounds', '1',
+                   '--migrations', '2')
+        process = self.start(*command)
+        deadline_s = time.monotonic() + QUICK_S
+        while not self.file.exists() and process.poll() is None:
+            self.assertLess(time.monotonic(), deadline_s)
+            time.sleep(0.1)
+        process.terminate()
+        output = process.communicate(timeout=QUICK_S)[0]
+        self.assertNotEqual(0, process.returncode, output)
+        self.assertEqual(before, self.traces())
+
+        first = engine.load(self.file).runs
+        self.assertEqual(1, len(first))
+        self.check_run(first[0])
+        self.bench(*command)
+        self.assertEqual(first, engine.load(self.file).runs[:1])
+        self.assertEqual(2, len(engine.load(self.file).runs))
+
+    def test_virsh(self):
+        self.check('virsh', 'idle-hugepages')
+
+    @lab_base.long
+    def test_nova(self):
+        self.check('nova', 'idle')
 
 
 class GuestsTest(BenchTestCase):

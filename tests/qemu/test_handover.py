@@ -522,6 +522,17 @@ class TestAfterTheHandover(Base):
                     self.assertIn('has taken the guest over',
                                   await refusal(rig.source, 'cont'))
 
+    async def test_silence_after_the_answer(self):
+        async with Rig(Break('shut', 0, 'silence')) as rig:
+            await rig.migrate()
+            await self.assert_runs_only(rig, rig.destination)
+            self.assertEqual('device', (await rig.info(rig.source))['status'])
+            await asyncio.sleep(ANSWER_TIMEOUT_S)
+            await rig.until_status(rig.source, 'completed')
+            self.assertIn('has taken the guest over',
+                          await refusal(rig.source, 'cont'))
+            await self.assert_runs_only(rig, rig.destination)
+
     async def test_source_killed(self):
         for message, forwarded in (
                 ('handover', COMMAND_BYTES), ('taken', 0),

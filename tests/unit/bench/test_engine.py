@@ -31,11 +31,12 @@ class Interrupted(BaseException):
 class FakeRig:
     """Boots nothing; what went through it is in ``migrated``."""
 
-    def __init__(self, obstacles=(), no_boot=(), breaks_at=(),
+    def __init__(self, obstacles=(), no_boot=(), breaks_at=(), fails_at=(),
                  interrupted_at=None):
         self.obstacles = obstacles
         self.no_boot = no_boot
         self.breaks_at = breaks_at
+        self.fails_at = fails_at
         self.interrupted_at = interrupted_at
         self.migrated: list[scenario.Key] = []
         self.booted = 0
@@ -62,9 +63,11 @@ class FakeRig:
         if len(self.migrated) in self.breaks_at:
             self.breaks_at = ()
             raise engine.RigError('it broke')
+        failures = (('wrong memory',) if len(self.migrated) in self.fails_at
+                    else ())
         self.migrated.append(key)
         return scenario.Run(key, 'then', 'compute1', scenario.Figures(
-            blackout_ms=len(self.migrated)))
+            blackout_ms=len(self.migrated)), failures)
 
 
 class TestEngine(base.BaseTestCase):
@@ -129,6 +132,14 @@ class TestEngine(base.BaseTestCase):
         failed = [run for run in results.runs if run.failures]
         self.assertEqual(self.keys[1:2], [run.key for run in failed])
         self.assertEqual(self.keys, [run.key for run in results.runs])
+        self.assertEqual(1 + self.turns, rig.booted)
+
+    def test_a_guest_that_something_went_wrong_with_is_replaced(self):
+        rig = FakeRig(fails_at=(1,))
+        results = self.run_it(rig)
+        self.assertEqual(self.keys[1:2], [run.key for run in results.runs
+                                          if run.failures])
+        self.assertEqual(self.keys, rig.migrated)
         self.assertEqual(1 + self.turns, rig.booted)
 
     def test_what_could_not_run_once(self):

@@ -58,6 +58,8 @@ class TestNova(base.BaseTestCase):
                   'live_migration_downtime_steps=10',
                   'live_migration_downtime_delay=75']),
         ('nova-post-copy', ['live_migration_permit_post_copy=true',
+                            'live_migration_completion_timeout=1',
+                            'live_migration_timeout_action=force_complete',
                             'live_migration_downtime=100',
                             'live_migration_downtime_steps=3',
                             'live_migration_downtime_delay=3']),

@@ -144,24 +144,29 @@ class TestOrder(base.BaseTestCase):
              for each in made.scenarios},
             dict(collections.Counter(key.scenario for key in keys)))
 
-    def test_every_contender_is_first_once(self):
-        made = comparison(rounds=6)
-        firsts = {}
-        for turn in made.turns():
-            firsts.setdefault(turn.round, turn.contender)
-        self.assertEqual(3, len(set(firsts.values())))
+    @ddt.data(('nova', 'virsh', 'qemu'), ('nova', 'virsh', 'qemu', 'ovirt'))
+    def test_every_contender_is_first_once(self, names):
+        rounds = collections.defaultdict(list)
+        for turn in comparison(names, rounds=len(names)).turns():
+            rounds[turn.round].append(catalog.title(turn.contender))
+        self.assertEqual(list(names), [turns[0] for turns in rounds.values()])
+        # the second round goes backwards
+        self.assertEqual([names[1], names[0], *names[:1:-1]], rounds[1])
 
     def test_contenders_take_turns(self):
         turns = [turn.contender for turn in comparison().turns()]
         for first in range(0, len(turns), 3):
             self.assertEqual(3, len(set(turns[first:first + 3])))
 
-    def test_every_workload_goes_both_ways(self):
+    @ddt.data((1, 2), (2, 1))
+    @ddt.unpack
+    def test_every_workload_goes_both_ways(self, rounds, migrations):
         """Hosts alternate: the first there, the second back, ..."""
-        turn = next(comparison().turns())
         directions = collections.defaultdict(set)
-        for number, (_, workload) in enumerate(turn.migrations):
-            directions[workload.kind].add(number % 2)
+        for turn in comparison(('nova',), rounds=rounds,
+                               migrations=migrations).turns():
+            for number, (_, workload) in enumerate(turn.migrations):
+                directions[workload.kind].add(number % 2)
         self.assertEqual({'idle': {0, 1}, 'l2fwd': {0, 1}}, directions)
 
     @given(st.sets(st.integers(0, 35)))

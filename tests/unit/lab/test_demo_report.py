@@ -45,7 +45,7 @@ RUN = {
     'driver': 'stock', 'server': 'tagged', 'cli': 'nova live-migration',
     'cli_exit_code': 0, 'cli_output': '', 'qemu': '10.0.13',
     'source': 'compute1', 'destination': 'compute2', 'status': 'completed',
-    'request_id': REQUEST, 'error': None,
+    'request_id': REQUEST, 'error': None, 'post_copy': False,
     'server_status': 'ACTIVE',
     'domain': {'compute1': 'absent', 'compute2': 'running, persistent'},
     'blackout_ms': 40.0, 'gap_ms': 43.5, 'downtime_libvirt_ms': 41,
@@ -54,7 +54,8 @@ RUN = {
     'probe_stalled': False,
     'probe': {'first_boot_id': BOOT_ID, 'last_boot_id': BOOT_ID,
               'counter_continuous': True, 'corruptions': 0,
-              'silent_at_end_ms': 2.5,
+              'silent_at_end_ms': 2.5, 'unsent': 0, 'dropped': 0,
+              'clock_step_ms': -0.01,
               'working_set_mib': 64, 'wanted_working_set_mib': None,
               'disk_faults': None},
     'failures': [],
@@ -105,6 +106,14 @@ class NovaTimesTest(unittest.TestCase):
         self.assertEqual('No valid host: [x] is full',
                          demo_report.first_error([*API_LOG, error, error]))
         self.assertIsNone(demo_report.first_error(API_LOG))
+
+
+    def test_post_copy(self):
+        switched = (f'2026-01-02 03:04:06.000 40 INFO nova.virt.libvirt.'
+                    f'migration [None {REQUEST} admin] [instance: 1f] '
+                    f'Switching to post-copy migration mode')
+        self.assertTrue(demo_report.went_post_copy([*COMPUTE_LOG, switched]))
+        self.assertFalse(demo_report.went_post_copy(COMPUTE_LOG))
 
 
 class VerdictTest(unittest.TestCase):
@@ -173,6 +182,12 @@ class FailuresTest(unittest.TestCase):
             probe=RUN['probe'] | {'counter_continuous': None})))
         self.assert_fails('boot id was', run(
             probe=RUN['probe'] | {'last_boot_id': 'another'}))
+        for field, value, message in (
+                ('unsent', 4, "4 of the generator's packets did not leave"),
+                ('dropped', 5, 'no room for 5 packets'),
+                ('clock_step_ms', -30.5, 'clock was set by -30.5 ms')):
+            self.assert_fails(message, run(
+                probe=RUN['probe'] | {field: value}))
         self.assert_fails('3 wrong words', run(
             probe=RUN['probe'] | {'corruptions': 3}))
         self.assert_fails('2 blocks of its disk', run(
@@ -182,6 +197,8 @@ class FailuresTest(unittest.TestCase):
 
     def test_figures_that_are_missing(self):
         self.assert_fails('no statistics', run(downtime_libvirt_ms=None))
+        self.assertEqual([], demo_report.failures(run(
+            downtime_libvirt_ms=None, post_copy=True)))
         self.assert_fails('logs do not have', run(post_gap_ms=None))
 
     def test_verdict(self):
