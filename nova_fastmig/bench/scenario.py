@@ -283,8 +283,9 @@ class Comparison:
         workloads, by turns and back and forth; the next time in the other
         order, so that each is migrated in both directions. Each round begins
         with another contender, and every second one goes backwards: what a
-        machine does as time goes by meets all of them. Guests of one data plane
-        are together in a round, as the hosts' switches are set up for it.
+        machine does as time goes by meets all of them. Guests of one data
+        plane are together in a round, as the hosts' switches are set up for
+        it.
         """
         grouped: dict[tuple[Contender, Guest], list[Workload]] = {}
         for each in self.scenarios:
