@@ -194,6 +194,8 @@ class Pair:
         self.source_side = source
         self.destination_side = None
         self.source = self.destination = None
+        # what the source connects to instead of the destination
+        self.relay = None
         self._parent_directory = directory
         self._started = []
 
@@ -343,6 +345,8 @@ class Pair:
         info = await self.destination.command('query-migrate')
         port = info['socket-address'][0]['port']
         if transport == 'tcp':
+            if self.relay:
+                port = await self.relay.start(int(port))
             return f'tcp:127.0.0.1:{port}'
         # libvirt opens the connection itself and hands it over
         with socket.create_connection(('127.0.0.1', int(port))) as connection:

@@ -11,6 +11,7 @@
 # under the License.
 
 import asyncio
+import contextlib
 import pathlib
 import signal
 import tempfile
@@ -31,6 +32,43 @@ DIRTYING = {'dirty_mib_per_s': 32}
 def patched(capabilities=variants.ALL):
     return variants.patched(capabilities,
                             **{'downtime-limit': DOWNTIME_LIMIT_MS})
+
+
+class LateAnswers:
+    """A TCP relay for a migration: what comes back takes its time."""
+
+    def __init__(self, delay_s):
+        self.delay_s = delay_s
+        self._server = None
+        self._tasks = []
+
+    async def start(self, port):
+        """Listen; the port to connect to instead of this one."""
+        self._port = port
+        self._server = await asyncio.start_server(self._accept, '127.0.0.1')
+        return self._server.sockets[0].getsockname()[1]
+
+    async def close(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._server.close()
+
+    async def _accept(self, reader, writer):
+        there, to_there = await asyncio.open_connection('127.0.0.1',
+                                                        self._port)
+        self._tasks += [
+            asyncio.create_task(self._forward(reader, to_there, 0)),
+            asyncio.create_task(self._forward(there, writer, self.delay_s))]
+
+    @staticmethod
+    async def _forward(reader, writer, delay_s):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                await asyncio.sleep(delay_s)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 class Base(unittest.IsolatedAsyncioTestCase):
@@ -405,6 +443,17 @@ class TestFeatures(Base):
                                     multifd_channels=channels)
             # the switchover is held back for 10 s at most
             self.assertLess(result.total_ms, 10000)
+
+    async def test_a_destination_that_is_always_behind(self):
+        """It holds the switchover back for ten seconds, not for ever."""
+        side = variants.patched({'x-drained-switchover'},
+                                **{'downtime-limit': 30})
+        guest_pair = await self.guest(side, guest=IDLE)
+        guest_pair.relay = relay = LateAnswers(0.1)
+        self.addAsyncCleanup(relay.close)
+        result = await self.hop(guest_pair, side)
+        self.assertGreater(result.total_ms, 10000)
+        self.assertLess(result.total_ms, 20000)
 
     async def test_direct_switchover(self):
         """The source does not wait for migrate-continue."""
