@@ -159,6 +159,17 @@ def is_switchover_timeout(error: Exception) -> bool:
             _SWITCHOVER_TIMEOUT in str(error))
 
 
+# Of the patched QEMU's error, if the answer to x-early-resume's hand-over is
+# missing.
+_UNANSWERED = 'The guest was handed over to the destination'
+
+
+def is_unanswered_handover(error: Exception) -> bool:
+    """Whether QEMU has given the guest away and not heard that it arrived."""
+    return (isinstance(error, libvirt.libvirtError) and
+            _UNANSWERED in str(error))
+
+
 def is_no_domain(error: Exception) -> bool:
     """Whether libvirt says that it does not know the guest."""
     return (isinstance(error, libvirt.libvirtError) and

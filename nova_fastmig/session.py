@@ -455,6 +455,15 @@ class Session:
             LOG.warning('The migration call failed but the guest has moved: '
                         '%s', ended.error, instance=self._instance)
             return model.Outcome.COMPLETED, ''
+        if fast_guest.is_unanswered_handover(ended.error):
+            LOG.error('The guest stands still at the source, and QEMU does '
+                      'not let it run there before somebody says that it does '
+                      'not run at the destination: see "A hand-over without '
+                      'an answer" in the documentation of nova-fastmig',
+                      instance=self._instance)
+            return model.Outcome.FAILED, (
+                f'the guest stands still at the source, because it was given '
+                f'to the destination and no answer came: {ended.error}')
         if self._abort_reason:
             return model.Outcome.ABORTED, self._abort_reason
         if fast_guest.is_switchover_timeout(ended.error):

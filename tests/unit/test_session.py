@@ -1180,6 +1180,18 @@ class TestFollow(SessionTestCase):
                          '^the guest has stood still for more than 2000 ms')
         self.recover.assert_called_once_with('cancelled')
 
+    def test_a_hand_over_without_an_answer(self):
+        made = self.make()
+        self.end_with(made, error(
+            libvirt.VIR_ERR_OPERATION_FAILED,
+            "job 'migration out' failed: The guest was handed over to the "
+            'destination, which may be running it, but gave no answer'))
+        report = self.follow(made)
+        self.assertEqual(model.Outcome.FAILED, report.outcome)
+        self.assertRegex(report.reason,
+                         '^the guest stands still at the source')
+        self.recover.assert_called_once_with('failed')
+
     def not_cancelled(self, made: session.Session) -> None:
         """Look at it for much longer than the limit."""
         self.conf.config(group='fastmig', poll_interval_ms=50)
