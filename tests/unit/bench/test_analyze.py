@@ -143,5 +143,6 @@ class TestCompare(base.BaseTestCase):
         self.assertEqual({
             (kind, title, metric): title == 'virsh'
             for kind in ('idle', 'l2fwd') for title in ('nova', 'virsh')
-            for metric in ('blackout_ms', 'gap_ms', 'total_libvirt_ms')},
+            for metric in ('blackout_ms', 'gap_ms', 'total_qemu_ms',
+                           'total_libvirt_ms')},
             found)

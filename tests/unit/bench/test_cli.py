@@ -45,7 +45,7 @@ class TestCompare(BenchTestCase):
         self.assertEqual((0, ''), (code, error))
         rows = {(row['Workload'].partition('-')[0], row['Figure']): row
                 for row in json.loads(output)}
-        self.assertEqual(16, len(rows))
+        self.assertEqual(18, len(rows))
         row = rows['idle', 'blackout, packets (ms)']
         self.assertGreater(row['A'], 2 * row['B'])
         self.assertTrue(row['From'] < row['A / B'] < row['To'])
