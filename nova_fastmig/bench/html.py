@@ -69,29 +69,32 @@ def _picture(made) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _seed_rows(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
-    """The seed's figures and ratios beside those of these results."""
-    rows = []
+def _row(title: str, figures: tuple[float | None, ...],
+         before: tuple[float | None, ...]) -> dict[str, ty.Any]:
+    """Downtime and total with how many times shorter than before."""
+    return {'title': title, 'figures': [
+        (value, first / value if first and value else None)
+        for value, first in zip(figures, before, strict=True)]}
+
+
+def _beside_seed(summaries: list[analyze.Summary]) -> list[dict[str, ty.Any]]:
+    """Every contender beside the seed's figures, for its workloads."""
+    tables = []
     for workload in analyze.workloads(summaries):
         seed = catalog.SEED.get(workload.kind)
         if seed is None:
             continue
-        pair = [analyze.find(summaries, workload, title)
-                for title in (catalog.BEFORE, catalog.AFTER)]
-        for what, metric, before, after in (
-                ('total', 'total_qemu_ms', seed.total_before_ms,
-                 seed.total_after_ms),
-                ('downtime', 'blackout_ms', seed.downtime_before_ms,
-                 seed.downtime_after_ms)):
-            first, last = (each.median(metric) if each else None
-                           for each in pair)
-            rows.append({
-                'workload': catalog.title(workload), 'what': what,
-                'seed_before': before, 'seed_after': after,
-                'seed_ratio': before / after,
-                'before': first, 'after': last,
-                'ratio': first / last if first and last else None})
-    return rows
+        made = {each.title: (each.median('blackout_ms'),
+                             each.median('total_qemu_ms'))
+                for each in summaries if each.scenario.workload == workload}
+        before = seed.downtime_before_ms, seed.total_before_ms
+        tables.append({'workload': catalog.title(workload), 'rows': [
+            _row('2016, before', before, before),
+            _row('2016, after',
+                 (seed.downtime_after_ms, seed.total_after_ms), before),
+            *(_row(title, figures, made.get(catalog.BEFORE, (None, None)))
+              for title, figures in made.items())]})
+    return tables
 
 
 def _known(names: Iterable[str], summaries: list[analyze.Summary]
@@ -121,6 +124,7 @@ def render(results: scenario.Results) -> str:
         pictures=pictures, metrics=analyze.METRICS,
         columns=_known(COLUMNS, summaries),
         phase_columns=_known(analyze.PHASE_METRICS, summaries),
-        seed=_seed_rows(summaries), ranks=analyze.ranks(results),
-        best=catalog.AFTER, max_stall_ms=scenario.MAX_STALL_MS,
+        seed=_beside_seed(summaries), ranks=analyze.ranks(results),
+        before=catalog.BEFORE, best=catalog.AFTER,
+        max_stall_ms=scenario.MAX_STALL_MS,
         failures=[run for run in results.runs if run.failures])

@@ -34,6 +34,8 @@ TAP = 'bench-qemu'
 ADDRESS = lab_.Address('52:54:00:be:00:02', '10.88.0.212')
 QMP_PORT, MIGRATION_PORT = 4455, 4456
 QMP_TIMEOUT_S = 20
+# a migration may last half a second
+THROTTLE_INTERVAL_S = 0.05
 ENDS = ('completed', 'failed', 'cancelled')
 # no limit: QEMU's own default is 1 Gbit/s
 PARAMETERS = {'max-bandwidth': 0}
@@ -199,7 +201,7 @@ class QemuGuest:
         first = len(self._here.events)
         seen = len(self._here.migration_statuses)
         await self._here.command('migrate', uri=uri)
-        follow = asyncio.create_task(self._follow())
+        follow = asyncio.gather(self._follow(), self._watch_throttle())
         try:
             async with asyncio.timeout(lab_.MIGRATION_TIMEOUT_S):
                 await self._end(seen)
@@ -215,14 +217,11 @@ class QemuGuest:
 
     async def _follow(self) -> None:
         """Let the schedule set the limit, until it is cancelled."""
-        self._limits, self._throttle_percent = [], 0
+        self._limits = []
         samples: list[schedules.Sample] = []
         while True:
             await asyncio.sleep(self._rule.interval_ms / 1000)
             info = await self._here.command('query-migrate')
-            self._throttle_percent = max(
-                self._throttle_percent,
-                info.get('cpu-throttle-percentage', 0))
             ram = info.get('ram')
             if info.get('status') != 'active' or not ram:
                 continue
@@ -238,6 +237,16 @@ class QemuGuest:
                                      decision.downtime_limit_ms))
             if decision.abort:
                 await self._here.command('migrate_cancel')
+
+    async def _watch_throttle(self) -> None:
+        """Remember what auto-converge takes from the vCPUs."""
+        self._throttle_percent = 0
+        while scenario.Option.AUTO_CONVERGE in self._turn.contender.options:
+            await asyncio.sleep(THROTTLE_INTERVAL_S)
+            info = await self._here.command('query-migrate')
+            self._throttle_percent = max(
+                self._throttle_percent,
+                info.get('cpu-throttle-percentage', 0))
 
     def migrate(self, key: scenario.Key,
                 workload: scenario.Workload) -> scenario.Run:

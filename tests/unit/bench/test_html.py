@@ -29,16 +29,21 @@ class TestReport(base.BaseTestCase):
 
     def test_the_seeds_figures_and_ratios(self):
         text = html.render(made.results())
-        for figure in (401, 2070, 654, 2271, 9, 29, 5, 26):
-            self.assertIn(f'<td>{figure}</td>', text)
-        for ratio in ('5.2', '3.5', '3.2'):
-            self.assertIn(f'<td>{ratio}</td>', text)
+        for row in (('2016, before', '29.0', '1.0', '2070', '1.0'),
+                    ('2016, after', '9.0', '3.2', '401', '5.2'),
+                    ('2016, before', '26.0', '1.0', '2271', '1.0'),
+                    ('2016, after', '5.0', '5.2', '654', '3.5')):
+            self.assertIn(''.join(f'<td>{cell}</td>' for cell in row), text)
 
     def test_each_workload_beside_the_seeds(self):
         text = html.render(made.results(workloads=(
             'idle', 'idle-8gib', 'l2fwd', 'l2fwd-dpdk')))
-        for name in ('idle', 'idle-8gib', 'l2fwd', 'l2fwd-dpdk'):
-            self.assertIn(f'<tr><td>{name}</td><td>total</td>', text)
+        tables = text.partition('Beside the seed')[2].split('<table>')
+        for name, table in zip(('idle', 'idle-8gib', 'l2fwd', 'l2fwd-dpdk'),
+                               tables[1:], strict=False):
+            self.assertIn(f'<tr><th>{name}</th>', table)
+            for title in ('2016, after', 'nova', 'fastmig-patched', 'virsh'):
+                self.assertEqual(1, table.count(f'<td>{title}</td>'), title)
 
     def test_the_gap_is_beside_the_blackout(self):
         self.assertIn(analyze.METRICS['gap_ms'], html.render(made.results()))
