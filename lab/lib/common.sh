@@ -79,7 +79,8 @@ each() {
     local function=$1 host pids=() pid failed=0
     shift
     for host in "$@"; do
-        "$function" "$host" &
+        # without the locks (lock), for this may go on when the script is killed
+        "$function" "$host" 6>&- 9>&- &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done

@@ -204,6 +204,8 @@ def revision() -> dict[str, str]:
         found = subprocess.run(  # noqa: S603
             ['git', '-c', f'safe.directory={CHECKOUT}', '-C', str(CHECKOUT),  # noqa: S607
              'describe', '--always', '--dirty'],
+            # not that of a project around it
+            env=os.environ | {'GIT_CEILING_DIRECTORIES': str(CHECKOUT.parent)},
             capture_output=True, text=True)
     except FileNotFoundError:
         return {}
@@ -466,7 +468,7 @@ def job_figures(job: dict[str, ty.Any], one_clock: bool = True
 class Directions:
     """Which side a guest is on: it goes there and back."""
 
-    def __init__(self, sides: tuple[str, str] = COMPUTES) -> None:
+    def __init__(self, sides: tuple[str, str]) -> None:
         self._pairs = itertools.cycle([sides, sides[::-1]])
 
     def next(self) -> tuple[str, str]:

@@ -379,11 +379,11 @@ def listen() -> None:
 
 
 class LibvirtGuest:
-    def __init__(self, hosts: Hosts, contender: scenario.Contender,
-                 plane: scenario.DataPlane):
-        self._hosts, self._contender = hosts, contender
-        self._plane = plane
-        self._directions = lab_.Directions(hosts.names)
+    def __init__(self, hosts: Hosts, turn: scenario.Turn):
+        self._hosts = hosts
+        self._contender = contender = turn.contender
+        self._plane = turn.guest.data_plane
+        self._directions = lab_.Directions(turn.sides(hosts.names))
         self._rule = schedules.rule(contender.schedule,
                                     contender.downtime_limit_ms)
 
@@ -528,20 +528,21 @@ class LibvirtRig:
     @contextlib.contextmanager
     def guest(self, turn: scenario.Turn) -> Iterator[engine.Guest]:
         hosts, plane = self._hosts, turn.guest.data_plane
+        first, _ = turn.sides(hosts.names)
         self.clean()
         hosts.use_switch(plane)
         with spoken(), hosts.memory.hugepages(turn.guest) as check:
             xml = domain_xml(hosts, turn, hosts.place_disk(NAME, plane))
             try:
                 if plane == scenario.DataPlane.DPDK:
-                    hosts.plug(hosts.names[0])
-                with connected(hosts.uri(hosts.names[0])) as connection:
+                    hosts.plug(first)
+                with connected(hosts.uri(first)) as connection:
                     libvirt_qemu.qemuMonitorCommand(
                         connection.createXML(xml), json.dumps({
                             'execute': 'announce-self',
                             'arguments': dict(lab_.ANNOUNCE)}), 0)
                 hosts.wait_for_guest(hosts.address, plane)
                 check()
-                yield LibvirtGuest(hosts, turn.contender, plane)
+                yield LibvirtGuest(hosts, turn)
             finally:
                 self.clean()

@@ -167,10 +167,11 @@ class QemuGuest:
 
     def __init__(self, rig: 'QemuRig', turn: scenario.Turn, run):
         self._rig, self._turn, self._run = rig, turn, run
-        self._directions = lab_.Directions()
+        sides = turn.sides(lab_.COMPUTES)
+        self._directions = lab_.Directions(sides)
         self._rule = schedules.rule(turn.contender.schedule,
                                     turn.contender.downtime_limit_ms)
-        self._here = run(rig.start(lab_.COMPUTES[0], turn))
+        self._here = run(rig.start(sides[0], turn))
         run(self._here.command('announce-self', **lab_.ANNOUNCE))
         self._there: monitor.Monitor | None = None
         # of the present migration
@@ -201,7 +202,8 @@ class QemuGuest:
         first = len(self._here.events)
         seen = len(self._here.migration_statuses)
         await self._here.command('migrate', uri=uri)
-        follow = asyncio.gather(self._follow(), self._watch_throttle())
+        following = [asyncio.create_task(each) for each in (
+            self._follow(), self._watch_throttle())]
         try:
             async with asyncio.timeout(lab_.MIGRATION_TIMEOUT_S):
                 await self._end(seen)
@@ -209,8 +211,9 @@ class QemuGuest:
             raise engine.RigError(
                 f'no end after {lab_.MIGRATION_TIMEOUT_S} s') from None
         finally:
-            follow.cancel()
-            await asyncio.gather(follow, return_exceptions=True)
+            for each in following:
+                each.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
         info = await self._here.command('query-migrate')
         return (info, self._here.event_s('STOP', first),
                 self._there.event_s('RESUME'))

@@ -262,6 +262,10 @@ class Turn:
         """Of the contender with this guest, whatever the round."""
         return f'{self.contender.name}/{self.guest.name}'
 
+    def sides(self, hosts: tuple[str, str]) -> tuple[str, str]:
+        """Where the guest is booted, and the other host."""
+        return hosts if self.round % 2 == 0 else hosts[::-1]
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -280,12 +284,12 @@ class Comparison:
         """All turns in their order.
 
         A guest is booted for each contender and goes through all of its
-        workloads, by turns and back and forth; the next time in the other
-        order, so that each is migrated in both directions. Each round begins
-        with another contender, and every second one goes backwards: what a
-        machine does as time goes by meets all of them. Guests of one data
-        plane are together in a round, as the hosts' switches are set up for
-        it.
+        workloads, by turns and back and forth, so that each is migrated in
+        both directions; in every second round it begins at the other host.
+        Each round begins with another contender, and every second one goes
+        backwards: what a machine does as time goes by meets all of them.
+        Guests of one data plane are together in a round, as the hosts'
+        switches are set up for it.
         """
         grouped: dict[tuple[Contender, Guest], list[Workload]] = {}
         for each in self.scenarios:
@@ -307,8 +311,7 @@ class Comparison:
               workloads: list[Workload]) -> Turn:
         migrations = []
         for again in range(self.migrations):
-            for workload in (workloads[::-1] if (number + again) % 2
-                             else workloads):
+            for workload in workloads if again % 2 == 0 else workloads[::-1]:
                 migrations.append((
                     Key(number, Scenario(contender, workload).name, again),
                     workload))

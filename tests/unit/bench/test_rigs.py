@@ -386,7 +386,7 @@ class TestFigures(base.BaseTestCase):
         self.assertEqual({'stopped_ms': 0.5}, figures.steps_ms)
 
     def test_directions(self):
-        directions = lab.Directions()
+        directions = lab.Directions(lab.COMPUTES)
         self.assertEqual(
             [('compute1', 'compute2'), ('compute2', 'compute1'),
              ('compute1', 'compute2')],

@@ -158,16 +158,19 @@ class TestOrder(base.BaseTestCase):
         for first in range(0, len(turns), 3):
             self.assertEqual(3, len(set(turns[first:first + 3])))
 
-    @ddt.data((1, 2), (2, 1))
+    @ddt.data((('idle', 'l2fwd'), 1, 2), (('idle', 'l2fwd'), 2, 1),
+              (('idle',), 2, 1), (('idle', 'l2fwd', 'dirty-8'), 2, 1))
     @ddt.unpack
-    def test_every_workload_goes_both_ways(self, rounds, migrations):
+    def test_every_workload_goes_both_ways(self, workloads, rounds,
+                                           migrations):
         """Hosts alternate: the first there, the second back, ..."""
-        directions = collections.defaultdict(set)
-        for turn in comparison(('nova',), rounds=rounds,
-                               migrations=migrations).turns():
+        sources = collections.defaultdict(set)
+        for turn in comparison(('virsh',), workloads, rounds,
+                               migrations).turns():
+            sides = turn.sides(('a', 'b'))
             for number, (_, workload) in enumerate(turn.migrations):
-                directions[workload.kind].add(number % 2)
-        self.assertEqual({'idle': {0, 1}, 'l2fwd': {0, 1}}, directions)
+                sources[catalog.title(workload)].add(sides[number % 2])
+        self.assertEqual(dict.fromkeys(workloads, {'a', 'b'}), sources)
 
     @given(st.sets(st.integers(0, 35)))
     def test_an_interrupted_comparison_goes_on(self, done):
