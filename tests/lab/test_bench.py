@@ -139,6 +139,7 @@ class InterruptedTest(BenchTestCase):
                    contender, '--workloads', workload, '--rounds', '1',
                    '--migrations', '2')
         process = self.start(*command)
+        self.addCleanup(process.kill)
         deadline_s = time.monotonic() + QUICK_S
         while not self.file.exists() and process.poll() is None:
             self.assertLess(time.monotonic(), deadline_s)
@@ -156,6 +157,10 @@ class InterruptedTest(BenchTestCase):
         self.assertEqual(2, len(engine.load(self.file).runs))
 
     def test_virsh(self):
+        self.check('virsh', 'idle')
+
+    @lab_base.long
+    def test_hugepages(self):
         self.check('virsh', 'idle-hugepages')
 
     @lab_base.long
