@@ -153,10 +153,14 @@ def _params(plan: model.Plan) -> dict:
 _SWITCHOVER_TIMEOUT = 'x-switchover-timeout'
 
 
+def _says(error: Exception, text: str) -> bool:
+    """Whether QEMU's words are in libvirt's error."""
+    return isinstance(error, libvirt.libvirtError) and text in str(error)
+
+
 def is_switchover_timeout(error: Exception) -> bool:
     """Whether QEMU has ended a switchover that took too long."""
-    return (isinstance(error, libvirt.libvirtError) and
-            _SWITCHOVER_TIMEOUT in str(error))
+    return _says(error, _SWITCHOVER_TIMEOUT)
 
 
 # Of the patched QEMU's error, if the answer to x-early-resume's hand-over is
@@ -166,8 +170,7 @@ _UNANSWERED = 'The guest was handed over to the destination'
 
 def is_unanswered_handover(error: Exception) -> bool:
     """Whether QEMU has given the guest away and not heard that it arrived."""
-    return (isinstance(error, libvirt.libvirtError) and
-            _UNANSWERED in str(error))
+    return _says(error, _UNANSWERED)
 
 
 def is_no_domain(error: Exception) -> bool:
