@@ -27,8 +27,8 @@ Suites, in the order in which they run; all of them if none is named:
 Options:
   --nova RELEASE   34, 33 or 32. Without it style, tools, devstack, nova-driver,
                    qemu and lab run with 34 and the other suites with all three;
-                   then functional tests of what this package decides by itself
-                   run with 34 and its default backend only.
+                   then functional tests that are not about Nova itself run with
+                   34 and its default backend only.
   --python PYTHON  the interpreter to test with (default: python3)
   --list           list the suites
   --help
@@ -183,8 +183,7 @@ make_environment() {
     if [[ -x $uv ]] &&
         "$uv" venv --quiet --clear --python "$(command -v "$python")" \
             "$place" &&
-        "$uv" pip install --quiet --compile-bytecode \
-            --python "$place/bin/python" "$@"; then
+        "$uv" pip install --quiet --python "$place/bin/python" "$@"; then
         return
     fi
     "$python" -m venv --clear "$place"
@@ -223,14 +222,17 @@ environment() {
 
 # Show a test's output only if it fails.
 export OS_LOG_CAPTURE=1 OS_STDOUT_CAPTURE=1 OS_STDERR_CAPTURE=1
+# Dozens of processes import the same hundreds of modules.
+unset PYTHONDONTWRITEBYTECODE
 # Nova's and its libraries' own, by the hundred.
 export PYTHONWARNINGS=ignore::DeprecationWarning
 # Seconds; a test that hangs fails. The lab's tests have limits of their own.
 readonly TEST_TIMEOUT=300
 # What that does not reach, such as an endless cleanup under eventlet.
 readonly STEP_TIMEOUT=1500 LAB_TIMEOUT=2400
-# Modules of tests/functional that ask what this package decides.
-readonly OWN_DECISIONS='\.test_(calibration|hostile_owner|refusals|report|reservation)\.'
+# Tests of tests/functional that may end otherwise with another release of Nova
+# or another of its concurrency backends.
+readonly ABOUT_NOVA='\[every_nova\]|\.test_(mailbox|qmp)\.'
 
 # Bash files, by name or by their first line.
 bash_files() {
@@ -295,10 +297,9 @@ run_functional() {
     # A part of a test's time is waiting for what services do at intervals. Each
     # test is a group of its own, as a class may have all that take long.
     for backend in "${backends[@]}"; do
-        # What is decided in this package, not in how it meets Nova, is tested
-        # once, unless a release was asked for.
+        # Unless a release was asked for, the others are run once.
         if [[ -z $named_releases && "$1 $backend" != "$main_release threading" ]]; then
-            selection=(--exclude-regex "$OWN_DECISIONS")
+            selection=("$ABOUT_NOVA")
         fi
         # Nova's own switch, read before anything is monkey-patched.
         step "functional (Nova $1, $backend)" env \
@@ -321,9 +322,13 @@ run_nova-driver() {
 }
 
 run_loading() {
-    local bin
-    bin=$(environment "$1")
-    step "loading (Nova $1)" env PYTHON="$bin/python" \
+    local bin release versions=''
+    bin=$(environment "$main_release")
+    for release in "${releases[@]}"; do
+        versions+=" ${NOVA_VERSIONS[$release]}"
+    done
+    step "loading (Nova ${releases[*]})" env PYTHON="$bin/python" \
+        LOADING_NOVA_VERSIONS="$versions" \
         "$bin/stestr" --test-path tests/loading run
 }
 
@@ -377,7 +382,7 @@ prepare_tools
 for suite in "${SUITES[@]}"; do
     wanted "$suite" || continue
     case $suite in
-        style | tools | devstack | qemu | lab) "run_$suite" ;;
+        style | tools | devstack | loading | qemu | lab) "run_$suite" ;;
         nova-driver) "run_$suite" "$main_release" ;;
         *)
             for release in "${releases[@]}"; do

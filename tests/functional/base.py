@@ -16,13 +16,19 @@ import os
 import sys
 
 from nova.tests.functional.libvirt import base as nova_base
+from testtools import testcase
 
 from nova_fastmig import driver
 from nova_fastmig import report
 from tests.functional import fake_libvirt
 
 
-class TwoHosts(nova_base.ServersTestBase):
+# One test at least for each way in which the driver meets Nova. run_tests.sh
+# takes these for the releases and concurrency backends besides its main ones.
+every_nova = testcase.attr('every_nova')
+
+
+class TwoHosts(testcase.WithAttributes, nova_base.ServersTestBase):
 
     # instance action events with the details of a failure
     microversion = '2.84'

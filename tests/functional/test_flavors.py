@@ -35,6 +35,7 @@ class TestFlavorExtraSpecs(base.TwoHosts):
         self.assertEqual(400, error.response.status_code)
         return str(error)
 
+    @base.every_nova
     def test_every_key(self):
         specs = {'enabled': 'true', 'max_downtime_ms': '5',
                  'max_total_ms': '3000', 'on_miss': 'post-copy',

@@ -41,6 +41,7 @@ CONF = cfg.CONF
 
 class TestUntagged(base.TwoHosts):
 
+    @base.every_nova
     def test_takes_the_stock_path(self):
         self.flags(live_migration_permit_auto_converge=True, group='libvirt')
         server = self.boot()
@@ -100,6 +101,7 @@ class TestTagged(base.TwoHosts):
                      'COMPRESSED'):
             self.assertFalse(call.has(flag), flag)
 
+    @base.every_nova
     def test_there_and_back(self):
         server = self.boot_tagged()
         self._live_migrate(server)
@@ -113,6 +115,7 @@ class TestTagged(base.TwoHosts):
         self.assertEqual([10, 10],
                          [call.downtime_limit_ms for call in self.fake.calls])
 
+    @base.every_nova
     def test_it_fails(self):
         self.fake.behaviour.error = 'the network is gone'
         server = self.boot_tagged()
@@ -131,6 +134,7 @@ class TestTheTimeIsOver(base.TwoHosts):
         super().setUp()
         self.fake.behaviour.converges = False
 
+    @base.every_nova
     def test_abort(self):
         server = self.boot_tagged(max_total_ms='300')
         self._live_migrate(server, 'cancelled')
@@ -209,6 +213,7 @@ class TestTheSwitchoverHangs(base.TwoHosts):
         self.fake.behaviour.hangs = True
         self.flags(switchover_timeout_ms=200, group='fastmig')
 
+    @base.every_nova
     def test_the_guest_resumes_at_the_source(self):
         # Even a guest that must arrive, however late, does not stand still.
         server = self.boot_tagged(on_miss='proceed')
@@ -246,6 +251,7 @@ class TestTheOperatorInterferes(base.TwoHosts):
         super().setUp()
         self.fake.behaviour.converges = False
 
+    @base.every_nova
     def test_abort(self):
         server = self.boot_tagged(max_total_ms='600000')
         migration_id = self.start_live_migration(server)
@@ -258,6 +264,7 @@ class TestTheOperatorInterferes(base.TwoHosts):
                          (verdict['outcome'], verdict['reason']))
         self.assert_stayed(server)
 
+    @base.every_nova
     def test_force_complete(self):
         server = self.boot_tagged(max_total_ms='600000')
         migration_id = self.start_live_migration(server)
@@ -279,6 +286,7 @@ class TestDestinationWithStockDriver(base.TwoHosts):
         self.assertNotIsInstance(self.computes['dest'].driver,
                                  driver.FastMigDriver)
 
+    @base.every_nova
     def test_libvirt_makes_the_guest_persistent(self):
         server = self.boot_tagged()
         self._live_migrate(server)
@@ -298,11 +306,13 @@ class TestPersistence(base.TwoHosts):
         self.assertFalse(there.isPersistent())
         return server
 
+    @base.every_nova
     def test_a_restarted_compute_defines_it(self):
         server = self.arrive()
         self.restart_compute_service('dest')
         self.assertTrue(self.domain('dest', server).isPersistent())
 
+    @base.every_nova
     def test_the_periodic_task_defines_it(self):
         server = self.arrive()
         self._run_periodics()
@@ -357,6 +367,7 @@ class TestPersistence(base.TwoHosts):
         server = self.boot()
         self.move_and_lose(server)
 
+    @base.every_nova
     def test_an_incoming_migration_is_let_be(self):
         server = self.arrive()
         self.domain('dest', server).wait_for_source()
@@ -438,6 +449,7 @@ class TestInterrupted(Interrupted):
         return (self.domain('src', server) is None and
                 self.domain('dest', server) is not None)
 
+    @base.every_nova
     def test_the_guest_has_moved(self):
         server = self.boot_tagged()
         self.migrate_and_end(server, lambda: self.has_moved(server))
@@ -468,6 +480,7 @@ class TestInterrupted(Interrupted):
         self.assert_moved(server)
         self.assert_allocated(server, 'dest')
 
+    @base.every_nova
     def test_the_destination_was_not_told(self):
         """Nova has only said where the guest is."""
         server = self.boot_tagged()
@@ -527,6 +540,7 @@ class TestInterrupted(Interrupted):
         self.assertEqual('failed', self.wait_for_verdict(server)['outcome'])
         self.assertEqual([], os.listdir(CONF.fastmig.migrations_path))
 
+    @base.every_nova
     def test_it_was_being_prepared(self):
         server = self.boot_tagged()
         with mock.patch.object(
@@ -592,6 +606,7 @@ class TestUnreachable(Interrupted):
     def often(make, instance, migration, interval_s):
         return make(instance, migration, interval_s / 50)
 
+    @base.every_nova
     def test_while_the_guest_moves(self):
         self.useFixture(fixtures.MockPatchObject(
             session.progress, 'Progress', functools.partial(

@@ -58,6 +58,7 @@ class PatchedQemu(base.TwoHosts):
 
 class TestStart(PatchedQemu):
 
+    @base.every_nova
     def test_tagged(self):
         self.install()
         self.assertEqual(str(self.fake.emulator),
@@ -72,6 +73,7 @@ class TestStart(PatchedQemu):
         self.assert_not_patched(
             self.runs_on('src', self.boot_tagged(qemu='patched')))
 
+    @base.every_nova
     def test_a_hard_reboot_looks_again(self):
         server = self.boot_tagged()
         self.install()
@@ -120,6 +122,7 @@ class TestMigration(PatchedQemu):
         self.assertEqual({'x-early-resume', 'x-drained-switchover'},
                          self.features_switched_on())
 
+    @base.every_nova
     def test_there_and_back(self):
         """The features of an arrival are not those of the next departure."""
         self.install()
@@ -165,6 +168,7 @@ class TestMigration(PatchedQemu):
         # Nothing to ask the distribution's QEMU for.
         self.assertEqual([], self.fake.monitor_commands)
 
+    @base.every_nova
     def test_a_destination_with_novas_own_driver(self):
         self.install()
         server = self.boot_tagged()
@@ -200,6 +204,7 @@ class TestRefusal(PatchedQemu):
         return ' '.join(event['details'] or ''
                         for event in self.action(server)['events'])
 
+    @base.every_nova
     def test_a_destination_without_it(self):
         self.install()
         server = self.boot_tagged(qemu='patched')

@@ -89,6 +89,7 @@ class PortsTestCase(base.TwoHosts):
 
 class WiredTest(PortsTestCase):
 
+    @base.every_nova
     def test_the_migration_waits_for_the_ports(self):
         self.states = [{'ofport': None}, {'ofport': -1}, {'ofport': 3},
                        {'ofport': 3, 'vlan': gate.DEAD_VLAN},
@@ -152,6 +153,7 @@ class BindingTest(PortsTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'nova_fastmig.sinks.Sinks.emit', emit))
 
+    @base.every_nova
     def test_it_is_activated_at_the_switchover(self):
         """Before Nova's post step begins, which finds it done."""
         seen = []
@@ -177,6 +179,7 @@ class BindingTest(PortsTestCase):
         self.assertGreater(network.activation_ms, 0)
         self.assertIn('1 of 1 ports were wired', network.reason)
 
+    @base.every_nova
     def test_a_guest_that_stays_has_its_ports_back(self):
         """libvirt's last step fails when the source has given it away."""
         self.fake.behaviour.fails_at_the_end = 'the destination is gone'
@@ -197,6 +200,7 @@ class BindingTest(PortsTestCase):
         self.assertEqual([('dest', server['id'])], self.fake.announced)
         self.assertEqual(['dest'], self.active_bindings())
 
+    @base.every_nova
     def test_neutron_fails(self):
         """Nova's post step tries again."""
         self.failures['activate'].append(Exception('Neutron is away'))
@@ -213,6 +217,7 @@ class BindingTest(PortsTestCase):
     'this Nova cannot have taps created')
 class TapsTest(PortsTestCase):
 
+    @base.every_nova
     def test_they_are_created_before_and_removed_after(self):
         plugged, unplugged = [], []
         for name, seen in (('plug', plugged), ('unplug', unplugged)):

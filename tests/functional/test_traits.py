@@ -33,6 +33,7 @@ class TestTraits(base.TwoHosts):
             expected_state=state)
         self._delete_server(server)
 
+    @base.every_nova
     def test_a_host_with_novas_own_driver(self):
         self.flags(compute_driver='libvirt.LibvirtDriver')
         self.start_compute(hostname='stock')
@@ -41,6 +42,7 @@ class TestTraits(base.TwoHosts):
         self.boot_on('stock', 'ERROR', 'CUSTOM_FASTMIG')
         self.boot_on('src', 'ACTIVE', 'CUSTOM_FASTMIG')
 
+    @base.every_nova
     def test_the_patched_qemu_comes_and_goes(self):
         self.boot_on('dest', 'ERROR', 'CUSTOM_FASTMIG_QEMU')
         self.fake.install_patched_qemu()

@@ -13,8 +13,9 @@
 """Fresh environments in which nova-compute loads the driver.
 
 Nova and this package are installed from PyPI's sdist or wheel and from this
-checkout, each as a wheel or editable. The Nova is the one that the tests run
-with; an older one is tried as a wheel only.
+checkout, each as a wheel or editable; an older Nova as a wheel only.
+LOADING_NOVA_VERSIONS names the versions, with blanks between them; without it
+the Nova is the one that the tests run with.
 """
 
 import atexit
@@ -37,13 +38,17 @@ from oslotest import base
 ROOT = pathlib.Path(__file__).parents[2]
 CONSTRAINTS = ROOT / 'tests' / 'constraints.txt'
 TEMPORARY = tempfile.gettempdir()
-NOVA_VERSION = importlib.metadata.version('nova')
-# How Nova is installed, and how this package is, one way after the other. That
-# is about packaging, which does not change with Nova.
-COMBINATIONS = [('wheel', ['wheel'])]
-if NOVA_VERSION.startswith('34.'):
-    COMBINATIONS = [('wheel', ['wheel', 'editable']),
-                    ('editable', ['wheel', 'editable'])]
+
+# Nova's version, how it is installed, and how this package is, one way after
+# the other. That is about packaging, which does not change with Nova.
+COMBINATIONS = []
+for version in os.environ.get('LOADING_NOVA_VERSIONS', '').split() or [
+        importlib.metadata.version('nova')]:
+    if version.startswith('34.'):
+        COMBINATIONS += [(version, 'wheel', ['wheel', 'editable']),
+                         (version, 'editable', ['wheel', 'editable'])]
+    else:
+        COMBINATIONS += [(version, 'wheel', ['wheel'])]
 
 NOVA_CONF = """
 [DEFAULT]
@@ -109,30 +114,31 @@ def fastmig_wheel() -> pathlib.Path:
 
 
 @functools.cache
-def nova_sources() -> pathlib.Path:
+def nova_sources(version: str) -> pathlib.Path:
     run(sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
-        '--no-binary', 'nova', '--dest', workshop(), f'nova=={NOVA_VERSION}')
-    sdist, = workshop().glob('nova-*.tar.gz')
+        '--no-binary', 'nova', '--dest', workshop(), f'nova=={version}')
+    sdist, = workshop().glob(f'nova-{version}.tar.gz')
     with tarfile.open(sdist) as archive:
         archive.extractall(workshop(), filter='data')
-    return workshop() / f'nova-{NOVA_VERSION}'
+    return workshop() / f'nova-{version}'
 
 
 class Environment:
     """A virtual environment with Nova.
 
+    :param version: Nova's
     :param nova: 'wheel' or 'editable'
     :ivar binaries: its bin directory
     """
 
-    def __init__(self, place: pathlib.Path, nova: str):
+    def __init__(self, place: pathlib.Path, version: str, nova: str):
         self.binaries = place / 'bin'
         run(sys.executable, '-m', 'uv', 'venv', '--python', sys.executable,
             place)
         if nova == 'wheel':
-            self._install(f'nova=={NOVA_VERSION}')
+            self._install(f'nova=={version}')
         else:
-            self._install('--editable', nova_sources())
+            self._install('--editable', nova_sources(version))
 
     def add_fastmig(self, how: str) -> None:
         """Install this package, which replaces what was before.
@@ -147,8 +153,7 @@ class Environment:
 
     def _install(self, *requirements, **kwargs) -> None:
         run(sys.executable, '-m', 'uv', 'pip', 'install', '--quiet',
-            # Several commands of Nova's are started.
-            '--compile-bytecode', '--python', self.binaries / 'python',
+            '--python', self.binaries / 'python',
             '--constraint', CONSTRAINTS, *requirements, **kwargs)
 
 
@@ -188,13 +193,14 @@ class TestLoading(base.BaseTestCase):
 
     @ddt.data(*COMBINATIONS)
     @ddt.unpack
-    def test_loads(self, nova, fastmig):
-        environment = Environment(self.directory / 'environment', nova)
+    def test_loads(self, version, nova, fastmig):
+        environment = Environment(self.directory / 'environment', version,
+                                  nova)
         for how in fastmig:
             environment.add_fastmig(how)
             self.check_installed(environment.binaries, nova, how)
             self.check_loads(environment.binaries)
-        self.check_other_commands(environment.binaries)
+        self.check_other_commands(environment.binaries, version)
 
     def check_loads(self, binaries) -> None:
         # Not in the checkout: its modules must not be found by chance.
@@ -212,14 +218,14 @@ class TestLoading(base.BaseTestCase):
                 cwd=self.directory).splitlines()[-1]
             self.assertEqual(how == 'wheel', 'site-packages' in place, place)
 
-    def check_other_commands(self, binaries) -> None:
+    def check_other_commands(self, binaries, version: str) -> None:
         """Nova's other commands see nothing of this package."""
         conf = self.write('controller.conf', NOVA_CONF + CONTROLLER)
         for command in ('nova-manage', 'nova-status'):
             self.assertIn(
-                NOVA_VERSION,
+                version,
                 run(binaries / command, '--version', cwd=self.directory))
-        self.make_databases(binaries, conf)
+        self.make_databases(binaries, version, conf)
         log = self.directory / 'nova-conductor.log'
         with open(log, 'w') as output:
             conductor = subprocess.Popen(
@@ -240,9 +246,9 @@ class TestLoading(base.BaseTestCase):
                 conductor.kill()
                 conductor.wait()
 
-    def make_databases(self, binaries, conf) -> None:
+    def make_databases(self, binaries, version: str, conf) -> None:
         """Empty ones. They are the same for each environment, and slow."""
-        saved = workshop() / 'databases'
+        saved = workshop() / f'databases-{version}'
         if not saved.exists():
             for arguments in (('api_db', 'sync'),
                               ('db', 'sync', '--local_cell')):
