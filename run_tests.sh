@@ -16,8 +16,8 @@ Suites, in the order in which they run; all of them if none is named:
   unit         tests/unit
   tools        tests/tools: the command that builds the patched QEMU
   devstack     tests/devstack: the DevStack plugin, with a stand-in for DevStack
-  functional   tests/functional under both of Nova's concurrency backends
-               (eventlet only with Nova 33 and 32, whose fixtures know no other)
+  functional   tests/functional; with Nova 33 and 32, whose fixtures know no
+               other, with the concurrency backend eventlet
   nova-driver  Nova's own tests of its libvirt driver, against FastMigDriver
   loading      fresh environments in which nova-compute loads the driver
   qemu         tests/qemu: builds the patched QEMU and drives pairs of it
@@ -25,10 +25,11 @@ Suites, in the order in which they run; all of them if none is named:
   lab          tests/lab: two real hosts (root only)
 
 Options:
-  --nova RELEASE   34, 33 or 32. Without it style, tools, devstack, nova-driver,
-                   qemu and lab run with 34 and the other suites with all three;
-                   then functional tests that are not about Nova itself run with
-                   34 and its default backend only.
+  --nova RELEASE   34, 33 or 32. Without it unit and functional run with the
+                   newest and the oldest, loading with all three, and the others
+                   with the newest; functional tests that are not about Nova
+                   itself run with the newest only, and with its default backend.
+                   With it all of them run, and under both backends.
   --python PYTHON  the interpreter to test with (default: python3)
   --list           list the suites
   --help
@@ -86,7 +87,7 @@ named=" ${suites[*]-} "
 ((${#suites[@]})) || suites=("${SUITES[@]}")
 main_release=${releases[0]-34}
 named_releases=${releases[*]-}
-((${#releases[@]})) || releases=(34 33 32)
+((${#releases[@]})) || releases=(34 32)
 
 wanted() {
     [[ " ${suites[*]} " == *" $1 "* ]]
@@ -291,16 +292,17 @@ run_unit() {
 run_functional() {
     local bin backend
     local -a backends=(eventlet) selection=()
+    bin=$(environment "$1")
     # The fixtures of older releases know eventlet only.
     (($1 < 34)) || backends=(threading eventlet)
-    bin=$(environment "$1")
+    # Unless a release was asked for, this is not the place for all there is.
+    if [[ -z $named_releases ]]; then
+        backends=("${backends[0]}")
+        [[ $1 == "$main_release" ]] || selection=("$ABOUT_NOVA")
+    fi
     # A part of a test's time is waiting for what services do at intervals. Each
     # test is a group of its own, as a class may have all that take long.
     for backend in "${backends[@]}"; do
-        # Unless a release was asked for, the others are run once.
-        if [[ -z $named_releases && "$1 $backend" != "$main_release threading" ]]; then
-            selection=("$ABOUT_NOVA")
-        fi
         # Nova's own switch, read before anything is monkey-patched.
         step "functional (Nova $1, $backend)" env \
             OS_TEST_TIMEOUT=$TEST_TIMEOUT \
@@ -324,19 +326,21 @@ run_nova-driver() {
 run_loading() {
     local bin release versions=''
     bin=$(environment "$main_release")
-    for release in "${releases[@]}"; do
+    for release in ${named_releases:-34 33 32}; do
         versions+=" ${NOVA_VERSIONS[$release]}"
     done
-    step "loading (Nova ${releases[*]})" env PYTHON="$bin/python" \
+    step "loading (Nova$versions)" env PYTHON="$bin/python" \
         LOADING_NOVA_VERSIONS="$versions" \
-        "$bin/stestr" --test-path tests/loading run
+        "$bin/stestr" --test-path tests/loading run \
+        --concurrency $((2 * $(nproc)))
 }
 
 run_tools() {
     local bin
     bin=$(environment "$main_release")
     step tools env OS_TEST_TIMEOUT=$TEST_TIMEOUT PYTHON="$bin/python" \
-        "$bin/stestr" --test-path tests/tools run
+        "$bin/stestr" --test-path tests/tools run \
+        --concurrency $(($(nproc) + 1))
 }
 
 run_devstack() {

@@ -23,8 +23,8 @@ from nova_fastmig import report
 from tests.functional import fake_libvirt
 
 
-# One test at least for each way in which the driver meets Nova. run_tests.sh
-# takes these for the releases and concurrency backends besides its main ones.
+# One test at least for each way in which the driver meets Nova: run_tests.sh
+# takes these for the oldest release.
 every_nova = testcase.attr('every_nova')
 
 

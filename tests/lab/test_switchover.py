@@ -22,7 +22,6 @@ from tests.lab import tool
 # The guest writes to 64 MiB of its memory, 32 MiB of them per second.
 SLOW_MIB_PER_S = 16
 FAST_MIB_PER_S = 1000
-SWITCHOVER_MIB_PER_S = 200
 PATIENT_MS = '120000'
 # The default for flavors with a limit of up to 100 ms, the poll that notices
 # it, and what QEMU and a busy machine take for the cancellation.
@@ -41,7 +40,7 @@ class HangingTest(base.LabTest):
     max_downtime_ms = 10
     # How fast the migration is when it comes to the switchover, and how fast
     # the guest rewrites its memory.
-    mib_per_s = SWITCHOVER_MIB_PER_S
+    mib_per_s: int
     rewrite_mib_per_s: int
     timeout_ms = SWITCHOVER_TIMEOUT_MS
 
@@ -100,12 +99,13 @@ class HangingTest(base.LabTest):
 class WatchdogTest(HangingTest):
     """QEMU has sent all that was left, and can be told to cancel.
 
-    So little is left that the sockets hold it, however much that is: with as
-    much as fits ten milliseconds, two MiB, they do not always. QEMU would wait
-    in its send, as that of BusyWatchdogTest does.
+    So little is left that the sockets hold it: what fits ten milliseconds, 256
+    KiB. Of two MiB they do not always. QEMU would wait in its send, as that of
+    BusyWatchdogTest does.
     """
 
     rewrite_mib_per_s = 1
+    mib_per_s = 25
     # The patched QEMU's switchover is over before something can be broken.
     options = ('--qemu', 'distribution')
 

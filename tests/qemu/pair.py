@@ -27,6 +27,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -187,10 +188,14 @@ class Qemu(monitor.Monitor):
 
 
 class Pair:
-    """A guest on a source QEMU and, in turn, destinations for it."""
+    """A guest on a source QEMU and, in turn, destinations for it.
 
-    def __init__(self, machine, source, directory=None):
+    :param tls: encrypt the migrations, as with libvirt's VIR_MIGRATE_TLS
+    """
+
+    def __init__(self, machine, source, directory=None, tls=False):
         self.machine = machine
+        self.tls = tls
         self.source_side = source
         self.destination_side = None
         self.source = self.destination = None
@@ -204,6 +209,9 @@ class Pair:
             prefix='qemu-pair-', dir=self._parent_directory))
         self.serial_path = self.directory / 'serial'
         self.beacons = beacons.Receiver() if self.machine.network else None
+        if self.tls:
+            self.directory.joinpath('keys.psk').write_text(
+                f'qemu:{secrets.token_hex(32)}\n')
         try:
             files = await asyncio.to_thread(test_guest.files)
             self._boot = await asyncio.to_thread(self._boot_arguments, files)
@@ -254,6 +262,12 @@ class Pair:
                 '-netdev', 'dgram,id=net,local.type=fd,'
                 f'local.str={network.fileno()}',
                 '-device', 'virtio-net-pci,netdev=net,romfile=']
+        if self.tls:
+            # a destination is the next source
+            for endpoint in 'client', 'server':
+                arguments += [
+                    '-object', f'tls-creds-psk,id={endpoint},'
+                    f'endpoint={endpoint},dir={self.directory}']
         for key, value in side.migration_globals.items():
             arguments += ['-global', f'migration.{key}={value}']
         return arguments + self._boot + list(m.arguments)
@@ -363,10 +377,13 @@ class Pair:
         if libvirt:
             capabilities.add('return-path')
             source_only.add('pause-before-switchover')
-        await self.source.configure(
-            self.source_side, capabilities | source_only, parameters)
-        await self.destination.configure(
-            self.destination_side, capabilities, parameters)
+        for process, side, only, endpoint in (
+                (self.source, self.source_side, source_only, 'client'),
+                (self.destination, self.destination_side, set(), 'server')):
+            await process.configure(
+                side, capabilities | only,
+                {**parameters, **({'tls-creds': endpoint} if self.tls
+                                  else {})})
         return await self._connect(transport)
 
     async def migrate(self, transport='tcp', multifd_channels=0, libvirt=None,

@@ -73,8 +73,8 @@ class LateAnswers:
 
 class Base(unittest.IsolatedAsyncioTestCase):
 
-    async def guest(self, side, **machine):
-        guest_pair = pair.Pair(pair.Machine(**machine), side)
+    async def guest(self, side, tls=False, **machine):
+        guest_pair = pair.Pair(pair.Machine(**machine), side, tls=tls)
         await self.enterAsyncContext(guest_pair)
         await guest_pair.guest_ready()
         return guest_pair
@@ -90,12 +90,12 @@ class Base(unittest.IsolatedAsyncioTestCase):
                        f'{self.describe(destination)}, {options}')
             raise
 
-    async def freeze_destination(self, side, channels, status):
+    async def freeze_destination(self, side, channels, status, tls=False):
         """Stop the destination's QEMU at a status of the migration.
 
         Its socket's buffers are small.
         """
-        guest_pair = await self.guest(side, guest=DIRTYING)
+        guest_pair = await self.guest(side, tls, guest=DIRTYING)
         source = guest_pair.source
         await guest_pair.start_destination(side)
         uri = await guest_pair.prepare('unix', channels, LIBVIRT)
@@ -268,10 +268,10 @@ class TestSwitchoverTimeout(Base):
               'max-bandwidth': 16 << 20}
     SLACK_MS = 1500
 
-    async def _stuck(self, channels):
+    async def _stuck(self, channels, tls=False):
         guest_pair = await self.freeze_destination(
             variants.patched(frozenset(), **self.LIMITS), channels,
-            'pre-switchover')
+            'pre-switchover', tls)
         source = guest_pair.source
         since = len(source.events)
         await source.command('migrate-continue', state='pre-switchover')
@@ -301,12 +301,15 @@ class TestSwitchoverTimeout(Base):
     async def test_many_channels(self):
         await self._stuck(2)
 
+    async def test_tls(self):
+        await self._stuck(0, tls=True)
+
 
 class TestAllFeatures(Base):
     """Everything on, both sides patched, back and forth."""
 
-    async def _channels(self, **machine):
-        guest_pair = await self.guest(patched(), **machine)
+    async def _channels(self, **options):
+        guest_pair = await self.guest(patched(), **options)
         for options in ({}, {'multifd_channels': 2}, {'transport': 'fd'},
                         {'transport': 'unix'}):
             await self.hop(guest_pair, patched(), **options)
@@ -316,6 +319,9 @@ class TestAllFeatures(Base):
 
     async def test_kernel_dirtying(self):
         await self._channels(boot='kernel', guest=DIRTYING)
+
+    async def test_tls(self):
+        await self._channels(tls=True, guest=DIRTYING)
 
     async def test_firmware_idle(self):
         await self._channels(boot='firmware', guest=IDLE)
