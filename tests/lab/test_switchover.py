@@ -99,20 +99,23 @@ class HangingTest(base.LabTest):
 class WatchdogTest(HangingTest):
     """QEMU has sent all that was left, and can be told to cancel.
 
-    So little is left that the sockets hold it: what fits ten milliseconds, 256
-    KiB. Of two MiB they do not always. QEMU would wait in its send, as that of
-    BusyWatchdogTest does.
+    So little is left that the sockets hold it, or QEMU would wait in its send,
+    as that of BusyWatchdogTest does. And so much that the destination has not
+    loaded it before it is broken.
     """
 
     rewrite_mib_per_s = 1
-    mib_per_s = 25
     # The patched QEMU's switchover is over before something can be broken.
     options = ('--qemu', 'distribution')
 
     def test_the_link_is_cut(self):
+        # What fits ten milliseconds is 256 KiB, for the source's socket alone.
+        self.mib_per_s = 25
         self._cut_the_link()
 
     def test_the_destinations_qemu_is_stuck(self):
+        # Two MiB, for those of both sides.
+        self.mib_per_s = 200
         stuck = []
 
         def freeze():
