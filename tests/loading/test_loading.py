@@ -21,6 +21,7 @@ the Nova is the one that the tests run with.
 import atexit
 import functools
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import shutil
@@ -39,16 +40,18 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONSTRAINTS = ROOT / 'tests' / 'constraints.txt'
 TEMPORARY = tempfile.gettempdir()
 
+
 # Nova's version, how it is installed, and how this package is, one way after
 # the other. That is about packaging, which does not change with Nova.
-COMBINATIONS = []
-for version in os.environ.get('LOADING_NOVA_VERSIONS', '').split() or [
-        importlib.metadata.version('nova')]:
+def combinations(version: str) -> list[tuple[str, str, list[str]]]:
     if version.startswith('34.'):
-        COMBINATIONS += [(version, 'wheel', ['wheel', 'editable']),
-                         (version, 'editable', ['wheel', 'editable'])]
-    else:
-        COMBINATIONS += [(version, 'wheel', ['wheel'])]
+        return [(version, 'wheel', ['wheel', 'editable']),
+                (version, 'editable', ['wheel', 'editable'])]
+    return [(version, 'wheel', ['wheel'])]
+
+
+NOVA_VERSIONS = (os.environ.get('LOADING_NOVA_VERSIONS', '').split() or
+                 [importlib.metadata.version('nova')])
 
 NOVA_CONF = """
 [DEFAULT]
@@ -117,8 +120,7 @@ def fastmig_wheel() -> pathlib.Path:
 def nova_sources(version: str) -> pathlib.Path:
     run(sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
         '--no-binary', 'nova', '--dest', workshop(), f'nova=={version}')
-    sdist, = workshop().glob(f'nova-{version}.tar.gz')
-    with tarfile.open(sdist) as archive:
+    with tarfile.open(workshop() / f'nova-{version}.tar.gz') as archive:
         archive.extractall(workshop(), filter='data')
     return workshop() / f'nova-{version}'
 
@@ -191,7 +193,8 @@ class TestLoading(base.BaseTestCase):
         path.write_text(text.format(directory=self.directory))
         return path
 
-    @ddt.data(*COMBINATIONS)
+    @ddt.data(*itertools.chain.from_iterable(
+        combinations(version) for version in NOVA_VERSIONS))
     @ddt.unpack
     def test_loads(self, version, nova, fastmig):
         environment = Environment(self.directory / 'environment', version,
@@ -225,7 +228,10 @@ class TestLoading(base.BaseTestCase):
             self.assertIn(
                 version,
                 run(binaries / command, '--version', cwd=self.directory))
-        self.make_databases(binaries, version, conf)
+        for arguments in (('api_db', 'sync'),
+                          ('db', 'sync', '--local_cell')):
+            run(binaries / 'nova-manage', '--config-file', conf, *arguments,
+                cwd=self.directory)
         log = self.directory / 'nova-conductor.log'
         with open(log, 'w') as output:
             conductor = subprocess.Popen(
@@ -245,17 +251,3 @@ class TestLoading(base.BaseTestCase):
             except subprocess.TimeoutExpired:
                 conductor.kill()
                 conductor.wait()
-
-    def make_databases(self, binaries, version: str, conf) -> None:
-        """Empty ones. They are the same for each environment, and slow."""
-        saved = workshop() / f'databases-{version}'
-        if not saved.exists():
-            for arguments in (('api_db', 'sync'),
-                              ('db', 'sync', '--local_cell')):
-                run(binaries / 'nova-manage', '--config-file', conf,
-                    *arguments, cwd=self.directory)
-            saved.mkdir()
-            for path in self.directory.glob('*.sqlite'):
-                shutil.copy2(path, saved)
-        for path in saved.iterdir():
-            shutil.copy2(path, self.directory)

@@ -377,14 +377,16 @@ class Pair:
         if libvirt:
             capabilities.add('return-path')
             source_only.add('pause-before-switchover')
-        for process, side, only, endpoint in (
-                (self.source, self.source_side, source_only, 'client'),
-                (self.destination, self.destination_side, set(), 'server')):
-            await process.configure(
-                side, capabilities | only,
-                {**parameters, **({'tls-creds': endpoint} if self.tls
-                                  else {})})
+        await self.source.configure(
+            self.source_side, capabilities | source_only,
+            {**parameters, **self._tls('client')})
+        await self.destination.configure(
+            self.destination_side, capabilities,
+            {**parameters, **self._tls('server')})
         return await self._connect(transport)
+
+    def _tls(self, endpoint):
+        return {'tls-creds': endpoint} if self.tls else {}
 
     async def migrate(self, transport='tcp', multifd_channels=0, libvirt=None,
                       timeout_s=120):

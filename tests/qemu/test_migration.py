@@ -308,8 +308,8 @@ class TestSwitchoverTimeout(Base):
 class TestAllFeatures(Base):
     """Everything on, both sides patched, back and forth."""
 
-    async def _channels(self, **options):
-        guest_pair = await self.guest(patched(), **options)
+    async def _channels(self, **machine):
+        guest_pair = await self.guest(patched(), **machine)
         for options in ({}, {'multifd_channels': 2}, {'transport': 'fd'},
                         {'transport': 'unix'}):
             await self.hop(guest_pair, patched(), **options)
