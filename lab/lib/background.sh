@@ -77,8 +77,11 @@ background_policy() {
             while read -r pid unit; do
                 [[ $unit =~ ^($2)$ ]] || continue
                 found=1
-                chrt --all-tasks "--$1" --pid 0 "$pid" 2>/dev/null &&
-                    ls "/proc/$pid/task" | xargs renice --priority "$3" --pid >/dev/null 2>&1 || [ ! -e "/proc/$pid" ]
+                # thread by thread, as some end meanwhile
+                for task in "/proc/$pid/task/"*; do
+                    chrt "--$1" --pid 0 "${task##*/}" >/dev/null 2>&1 &&
+                        renice --priority "$3" --pid "${task##*/}" >/dev/null 2>&1 || [ ! -e "$task" ]
+                done
             done < <(ps -e -o pid= -o unit=)
             [ -n "$found" ]' bash "$policy" "$units" "$nice" ||
             die "$host: the policy of its services cannot be set to $policy"
