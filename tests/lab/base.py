@@ -188,6 +188,11 @@ class LabTest(base.BaseTestCase):
         with self._domain(host) as domain:
             domain.migrateSetMaxSpeed(mib_per_s)
 
+    def sent_bytes(self, host: str) -> int:
+        """What the present migration from this host has sent; 0 at first."""
+        with self._domain(host) as domain:
+            return domain.jobInfo()[4]
+
     # ---- migrations
 
     def migrate(self) -> None:

@@ -81,12 +81,7 @@ def pre_copy(guest):
 @contextlib.contextmanager
 def paused(guest):
     """QEMU at the source has stopped the guest and waits for libvirt."""
-    guest.migrate()
-    guest.running_migration(SOURCE)
-    libvirtd = hosts.service(SOURCE, 'libvirtd')
-    _let_converge(guest)
-    with hosts.frozen(libvirtd):
-        time.sleep(3)
+    with hosts.held_switchover(guest, SOURCE, FAST_MIB_PER_S):
         yield
 
 

@@ -17,6 +17,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 from tests.lab import base
 
@@ -77,6 +78,43 @@ def frozen(pids: list[int]):
         yield
     finally:
         send(signal.SIGCONT, pids)
+
+
+@contextlib.contextmanager
+def held_switchover(guest, host: str, mib_per_s: int):
+    """Meanwhile the guest stands still at the source of its migration.
+
+    Its QEMU has stopped it and waits for libvirt, as it does before every
+    switchover (pause-before-switchover), and libvirt stands still. The patched
+    QEMU does not wait with the feature direct-switchover.
+
+    :param guest: a base.Guest
+    :param mib_per_s: how fast its migration is when it comes to that
+    :raises AssertionError: it does not come to that
+    """
+    libvirtd = service(host, 'libvirtd')
+    guest.migrate()
+    guest.running_migration(host)
+    base.wait_until('QEMU has begun',
+                    lambda: guest.sent_bytes(host), interval_s=0.05)
+    guest.limit_bandwidth(host, mib_per_s)
+    with frozen(libvirtd):
+        base.wait_until('the guest stands still',
+                        lambda: _stands_still(host, guest.uuid))
+        yield
+
+
+def _stands_still(host: str, uuid: str) -> bool:
+    """None of the server's virtual CPUs runs for a quarter of a second."""
+    def executed_ns() -> list[str]:
+        return [(task / 'schedstat').read_text().split()[0]
+                for pid in qemu(host, uuid)
+                for task in pathlib.Path(f'/proc/{pid}/task').iterdir()
+                if (task / 'comm').read_text().startswith('CPU ')]
+
+    before = executed_ns()
+    time.sleep(0.25)
+    return before == executed_ns() != []
 
 
 def wire(network: str, host: str, up: bool) -> None:

@@ -31,10 +31,10 @@ SLACK_MS = 1500
 
 
 class HangingTest(base.LabTest):
-    """A switchover that cannot finish, because it is stopped in its middle.
+    """A switchover that cannot finish, because it is broken in its middle.
 
-    The source's QEMU says STOP, and a few milliseconds later something is
-    broken: before its destination has loaded the rest.
+    Something is broken when QEMU has stopped the guest and waits for libvirt,
+    which is held until then.
     """
 
     max_downtime_ms = 10
@@ -49,25 +49,15 @@ class HangingTest(base.LabTest):
         self.boot(self.flavor(enabled='true', max_total_ms=PATIENT_MS,
                               max_downtime_ms=str(self.max_downtime_ms)))
         self.limit_bandwidth('compute1', SLOW_MIB_PER_S)
-        self.broken = False
 
     def _hold(self, break_it, repair) -> None:
-        def act(host, uuid, event):
-            if (host, uuid) == ('compute1', self.uuid) and not self.broken:
-                self.broken = True
-                break_it()
-
         self.addCleanup(repair)
         with self.probe(rewrite_mib_per_s=self.rewrite_mib_per_s) as probe:
-            self.migrate()
-            self.running_migration()
-            with tool.QemuEvents('STOP', act=act):
-                self.limit_bandwidth('compute1', self.mib_per_s)
-                base.wait_until('the switchover begins', lambda: self.broken)
-                base.wait_until(
-                    'the guest resumes at the source',
-                    lambda: self.domain_state('compute1') == (True, True),
-                    timeout_s=30)
+            with hosts.held_switchover(self, 'compute1', self.mib_per_s):
+                break_it()
+            base.wait_until('the guest resumes at the source', lambda:
+                            self.domain_state('compute1') == (True, True),
+                            timeout_s=30)
             repair()
             self.assert_ends('cancelled')
         # The destination learns of it by itself.
@@ -99,23 +89,19 @@ class HangingTest(base.LabTest):
 class WatchdogTest(HangingTest):
     """QEMU has sent all that was left, and can be told to cancel.
 
-    So little is left that the sockets hold it, or QEMU would wait in its send,
-    as that of BusyWatchdogTest does. And so much that the destination has not
-    loaded it before it is broken.
+    So little is left, 256 KiB, that the source's socket holds it, or QEMU
+    would wait in its send, as that of BusyWatchdogTest does.
     """
 
+    mib_per_s = 25
     rewrite_mib_per_s = 1
-    # The patched QEMU's switchover is over before something can be broken.
+    # The patched QEMU does not wait for libvirt.
     options = ('--qemu', 'distribution')
 
     def test_the_link_is_cut(self):
-        # What fits ten milliseconds is 256 KiB, for the source's socket alone.
-        self.mib_per_s = 25
         self._cut_the_link()
 
     def test_the_destinations_qemu_is_stuck(self):
-        # Two MiB, for those of both sides.
-        self.mib_per_s = 200
         stuck = []
 
         def freeze():
@@ -133,7 +119,8 @@ class BusyWatchdogTest(HangingTest):
     ever.
     """
 
-    # It stops the guest only when the sockets are empty if it may.
+    # It stops the guest only when the sockets are empty if it may, and does not
+    # wait for libvirt.
     options = ('--qemu', 'patched', '--features', 'none')
     max_downtime_ms = 250
     mib_per_s = 100

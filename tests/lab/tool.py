@@ -64,14 +64,12 @@ class QemuEvents:
     """QEMU's own events on both hosts, with QEMU's time; a context manager.
 
     :param events: their names
-    :param act: called with (host, domain's uuid, event) as soon as one comes
     :ivar seen: (host, domain's uuid, event, seconds since the epoch)
     """
 
-    def __init__(self, *events: str, act=None):
+    def __init__(self, *events: str):
         self.seen: list[tuple[str, str, str, float]] = []
         self._events = events
-        self._act = act or (lambda *event: None)
         self._stack = contextlib.ExitStack()
         self._stop = False
 
@@ -95,9 +93,8 @@ class QemuEvents:
 
     def _on_event(self, connection, domain, event, seconds, microseconds,
                   details, host):
-        uuid = domain.UUIDString()
-        self._act(host, uuid, event)
-        self.seen.append((host, uuid, event, seconds + microseconds / 1e6))
+        self.seen.append((host, domain.UUIDString(), event,
+                          seconds + microseconds / 1e6))
 
     def __exit__(self, *exc_info):
         self._stop = True
