@@ -119,8 +119,8 @@ class BusyWatchdogTest(HangingTest):
     ever.
     """
 
-    # It stops the guest only when the sockets are empty if it may, and does not
-    # wait for libvirt.
+    # With its features it stops the guest only when the sockets are empty, and
+    # does not wait for libvirt.
     options = ('--qemu', 'patched', '--features', 'none')
     max_downtime_ms = 250
     mib_per_s = 100
