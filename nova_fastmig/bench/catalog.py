@@ -158,7 +158,7 @@ WORKLOADS: dict[str, scenario.Workload] = {
     'idle': scenario.Workload('idle', SMALL),
     'l2fwd': scenario.Workload('l2fwd', SMALL, rewrite_mib_per_s=32),
     **{f'dirty-{rate}': scenario.Workload(
-        'dirty', SMALL, rewrite_mib_per_s=rate) for rate in (8, 64, 128)},
+        'dirty', SMALL, rewrite_mib_per_s=rate) for rate in (8, 64, 128, 256)},
     'dirty-64-of-16mib': scenario.Workload(
         'dirty', SMALL, rewrite_mib_per_s=64, working_set_mib=16),
     # on a guest of its own: what it has written to is sent in other workloads
