@@ -88,7 +88,7 @@ def held_switchover(guest, host: str, mib_per_s: int):
     switchover (pause-before-switchover), and libvirt stands still. The patched
     QEMU does not wait with the feature direct-switchover.
 
-    :param guest: a base.Guest
+    :param guest: a base.LabTest, as tool.Guest is
     :param mib_per_s: how fast its migration is when it comes to that
     :raises AssertionError: it does not come to that
     """
