@@ -103,6 +103,7 @@ CONTENDERS: dict[str, Contender] = {
     'nova-parallel': _nova(Option.PARALLEL),
     # this project
     'fastmig': _fastmig(Qemu.DISTRIBUTION),
+    'fastmig-parallel': _fastmig(Qemu.DISTRIBUTION, Option.PARALLEL),
     'fastmig-patched': _fastmig(Qemu.PATCHED, features=('all',)),
     'fastmig-patched-parallel': _fastmig(Qemu.PATCHED, Option.PARALLEL,
                                          features=('all',)),

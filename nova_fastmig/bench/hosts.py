@@ -84,11 +84,11 @@ def _lacking_memory(connection: libvirt.virConnect, guest: scenario.Guest
     # memory, which counts as cached, this is not far from it
     stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
     free_mib = (stats['free'] + stats['buffers'] + stats['cached']) // 1024
-    needed_mib = guest.memory_mib + memory.RESERVE_MIB
+    needed_mib = guest.touched_mib + memory.RESERVE_MIB
     if free_mib >= needed_mib:
         return None
     return (f'{free_mib} MiB of memory are free or cached files, '
-            f'{needed_mib} MiB are needed: {guest.memory_mib} MiB of the '
+            f'{needed_mib} MiB are needed: {guest.touched_mib} MiB of the '
             f'guest, and {memory.RESERVE_MIB} MiB')
 
 

@@ -28,7 +28,8 @@ from nova_fastmig.bench import scenario
 COLUMNS = (
     'blackout_ms', 'gap_ms', 'packets_lost', 'packets_duplicated',
     'packets_reordered', 'downtime_qemu_ms', 'downtime_libvirt_ms',
-    'total_qemu_ms', 'total_libvirt_ms', 'total_nova_ms', 'bytes_sent',
+    'total_qemu_ms', 'setup_ms', 'first_pass_ms', 'further_passes_ms',
+    'completion_ms', 'total_libvirt_ms', 'total_nova_ms', 'bytes_sent',
     'iterations', 'post_copy', 'cpu_source_ms', 'cpu_destination_ms',
     'cpu_window_ms', 'rewritten_mib_per_s', 'disk_mib_per_s',
     'throttle_percent')

@@ -35,6 +35,7 @@ import libvirt_qemu
 
 from nova_fastmig.bench import engine
 from nova_fastmig.bench import lab as lab_
+from nova_fastmig.bench import monitor
 from nova_fastmig.bench import qemu_rig
 from nova_fastmig.bench import scenario
 from nova_fastmig.bench import schedules
@@ -263,7 +264,7 @@ class Events:
     :param name: of the domain, None if it is the only one that migrates
     """
 
-    NAMES = ('STOP', 'RESUME', 'MIGRATION')
+    NAMES = ('STOP', 'RESUME', 'MIGRATION', 'MIGRATION_PASS')
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name
@@ -288,11 +289,9 @@ class Events:
         if self._name not in (None, domain.name()):
             return
         says = json.loads(details or '{}')
-        if event == 'MIGRATION':
-            event = says.get('status')
-            # the source's tells it
-            self._blackout_ns = says.get('x-blackout', self._blackout_ns)
-        self._times_us.setdefault((host, event),
+        # the source's MIGRATION tells it
+        self._blackout_ns = says.get('x-blackout', self._blackout_ns)
+        self._times_us.setdefault((host, monitor.event_name(event, says)),
                                   seconds * 1_000_000 + microseconds)
 
     def figures(self, source: str, destination: str | None,
@@ -320,8 +319,8 @@ def to_figures(times_us: Mapping[tuple[str, str], int],
                ) -> dict[str, ty.Any]:
     """Fields of Figures.
 
-    :param times_us: (source or destination, event or status of MIGRATION) ->
-        when that QEMU said so first, in its host's time
+    :param times_us: (source or destination, monitor.event_name) -> when
+        that QEMU told it first, in its host's time
     :param blackout_ns: a patched QEMU's own ``x-blackout``, which is taken
         where it is there; it has the source's time
     :param one_clock: whether the hosts' times can be compared
@@ -341,6 +340,8 @@ def to_figures(times_us: Mapping[tuple[str, str], int],
         'downtime_qemu_ms': downtime_ms, 'steps_ms': steps_ms,
         'total_qemu_ms': between_ms(('source', 'setup'),
                                     ('source', 'completed')),
+        **qemu_rig.parts_ms({event: each for (side, event), each
+                             in times_us.items() if side == 'source'}),
         'post_copy': ('source', 'postcopy-active') in times_us}
 
 

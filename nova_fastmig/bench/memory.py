@@ -12,7 +12,8 @@
 
 """The machine's memory, which the lab's hosts share.
 
-A guest that is migrated has its memory on both sides. One with hugepages gets
+A guest that is migrated has its memory on both sides: with ordinary pages what
+it has touched, which is not all of a large one. One with hugepages gets
 them out of the kernel's pool, which grows for its turn and is as large as it
 was afterwards.
 """
@@ -120,7 +121,7 @@ class Memory:
 
     def obstacle(self, guest: scenario.Guest) -> str | None:
         """Why the machine has no memory for a guest; None if it has."""
-        needed_mib = guest.memory_mib * SIDES
+        needed_mib = guest.touched_mib * SIDES
         if guest.hugepages:
             pool = self._pool(guest)
             if not pool.directory.is_dir():
@@ -133,7 +134,7 @@ class Memory:
         if available_mib < needed_mib + RESERVE_MIB:
             return (f'{available_mib} MiB of memory are available '
                     f'({self._meminfo}), {needed_mib + RESERVE_MIB} MiB are '
-                    f'needed: {guest.memory_mib} MiB of the guest on both '
+                    f'needed: {needed_mib // SIDES} MiB of the guest on both '
                     f'sides, and {RESERVE_MIB} MiB')
         try:
             with self.hugepages(guest):

@@ -25,6 +25,13 @@ class Ended(Exception):
     """The QEMU is gone."""
 
 
+def event_name(event, data):
+    """What an event tells: MIGRATION its status, MIGRATION_PASS ``pass-1``."""
+    if event == 'MIGRATION':
+        return data['status']
+    return f'pass-{data["pass"]}' if event == 'MIGRATION_PASS' else event
+
+
 class Monitor:
     """A QEMU's monitor, over QMP.
 
@@ -107,6 +114,16 @@ class Monitor:
             return None
         stamp = event['timestamp']
         return stamp['seconds'] + stamp['microseconds'] / 1e6
+
+    def times_us(self, since=0):
+        """event_name -> QEMU's time stamp of the first such event."""
+        times_us = {}
+        for each in self.events[since:]:
+            stamp = each['timestamp']
+            times_us.setdefault(
+                event_name(each['event'], each.get('data', {})),
+                stamp['seconds'] * 1_000_000 + stamp['microseconds'])
+        return times_us
 
     @property
     def migration_statuses(self):

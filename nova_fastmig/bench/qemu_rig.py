@@ -14,6 +14,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import pathlib
@@ -158,6 +159,26 @@ def steps_ms(times: dict[str, int]) -> dict[str, float]:
             for step, name in STEPS.items() if step in times}
 
 
+def parts_ms(times_us: Mapping[str, int]) -> dict[str, float]:
+    """What QEMU's total consists of, as fields of Figures.
+
+    :param times_us: monitor.event_name -> when the source's QEMU told it
+        first; with one that is missing there are no parts
+    """
+    try:
+        setup, began, stopped, completed = (
+            times_us[name] for name in ('setup', 'pass-1', 'STOP',
+                                        'completed'))
+        # the last pass begins when the guest has been stopped
+        first_ended = min(times_us['pass-2'], stopped)
+    except KeyError:
+        return {}
+    return {'setup_ms': (began - setup) / 1e3,
+            'first_pass_ms': (first_ended - began) / 1e3,
+            'further_passes_ms': (stopped - first_ended) / 1e3,
+            'completion_ms': (completed - stopped) / 1e3}
+
+
 class QemuGuest:
     """A guest on one of two QEMUs.
 
@@ -215,8 +236,9 @@ class QemuGuest:
                 each.cancel()
             await asyncio.gather(*following, return_exceptions=True)
         info = await self._here.command('query-migrate')
-        return (info, self._here.event_s('STOP', first),
-                self._there.event_s('RESUME'))
+        told = self._here.times_us(first)
+        resume_us = self._there.times_us()['RESUME']
+        return info, resume_us - told['STOP'], parts_ms(told)
 
     async def _follow(self) -> None:
         """Let the schedule set the limit, until it is cancelled."""
@@ -263,7 +285,7 @@ class QemuGuest:
             with lab_.watched(rig.lab, ADDRESS, workload) as (probe, cpu):
                 probe.mark()
                 started_s, time_text = time.time(), lab_.now()
-                info, stop_s, resume_s = self._run(self._migrate(uri))
+                info, downtime_us, parts = self._run(self._migrate(uri))
                 ended_s = time.time()
                 probe.mark()
             self._run(rig.end(source, self._here))
@@ -274,9 +296,10 @@ class QemuGuest:
                 **lab_.packet_figures(probe.result),
                 # the event STOP comes when vhost-user backends have stopped
                 downtime_qemu_ms=steps.get(
-                    'resumed_ms', round((resume_s - stop_s) * 1000, 3)),
+                    'resumed_ms', downtime_us / 1e3),
                 total_qemu_ms=info['total-time'],
                 steps_ms=steps,
+                **parts,
                 bytes_sent=info['ram']['transferred'],
                 iterations=info['ram']['dirty-sync-count'],
                 throttle_percent=self._throttle_percent,

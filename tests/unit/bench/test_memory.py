@@ -105,12 +105,12 @@ class TestMemory(base.BaseTestCase):
     def test_ordinary_pages_on_both_sides(self):
         guest = scenario.Guest(memory_mib=1024)
         self.assertIsNone(self.memory.obstacle(guest))
-        self.kernel.make_available(2559)
+        self.kernel.make_available(1663)
         self.assertEqual(
-            f'2559 MiB of memory are available ({self.kernel.meminfo}), 2560 '
-            f'MiB are needed: 1024 MiB of the guest on both sides, and 512 '
+            f'1663 MiB of memory are available ({self.kernel.meminfo}), 1664 '
+            f'MiB are needed: 576 MiB of the guest on both sides, and 512 '
             f'MiB', self.memory.obstacle(guest))
-        self.kernel.make_available(2560)
+        self.kernel.make_available(1664)
         self.assertIsNone(self.memory.obstacle(guest))
 
     def test_ordinary_pages_need_no_pool(self):

@@ -174,11 +174,29 @@ class TestLibvirt(base.BaseTestCase):
         self.assertIsNone(found['downtime_qemu_ms'])
         self.assertEqual(14, found['total_qemu_ms'])
 
+    @ddt.data(
+        ({'pass-2': 400}, {'setup_ms': .1, 'first_pass_ms': .2,
+                           'further_passes_ms': .5, 'completion_ms': .3}),
+        # one pass, and the last one with the guest stopped
+        ({'pass-2': 950}, {'setup_ms': .1, 'first_pass_ms': .7,
+                           'further_passes_ms': 0, 'completion_ms': .3}),
+        ({}, {}))
+    @ddt.unpack
+    def test_parts_of_the_total(self, passes, wanted_ms):
+        found = qemu_rig.parts_ms({
+            'setup': 100, 'pass-1': 200, 'STOP': 900, 'completed': 1_200}
+            | passes)
+        self.assertEqual(wanted_ms.keys(), found.keys())
+        for name, each in wanted_ms.items():
+            self.assertAlmostEqual(each, found[name])
+
     def test_what_is_heard(self):
         events = libvirt_rig.Events('it')
         for host, domain, event, time_us, details in (
                 ('compute2', 'it', 'MIGRATION', 1_000, {'status': 'setup'}),
+                ('compute2', 'it', 'MIGRATION_PASS', 1_250, {'pass': 1}),
                 ('compute2', 'other', 'STOP', 1_500, None),
+                ('compute2', 'it', 'MIGRATION_PASS', 1_750, {'pass': 2}),
                 ('compute2', 'it', 'MIGRATION', 1_800,
                  {'status': 'postcopy-active'}),
                 ('compute2', 'it', 'STOP', 2_000, None),
@@ -195,7 +213,9 @@ class TestLibvirt(base.BaseTestCase):
                 time_us, details and json.dumps(details), host)
         self.assertEqual(
             {'downtime_qemu_ms': 3, 'steps_ms': {'resumed_ms': 3},
-             'total_qemu_ms': 8, 'post_copy': True},
+             'total_qemu_ms': 8, 'post_copy': True, 'setup_ms': 0.25,
+             'first_pass_ms': 0.5, 'further_passes_ms': 0.25,
+             'completion_ms': 7},
             events.figures('compute2', 'compute1'))
 
     def test_statistics_that_come_late(self):

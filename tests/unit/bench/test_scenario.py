@@ -92,6 +92,12 @@ class TestNames(base.BaseTestCase):
         self.assertEqual(512, scenario.Guest(
             memory_mib=1024, page_kib=2048).hugepages)
 
+    @ddt.data((256, 256), (512, 512), (1024, 576), (16384, 1536))
+    @ddt.unpack
+    def test_what_a_guest_touches(self, memory_mib, touched_mib):
+        self.assertEqual(touched_mib, scenario.Guest(
+            memory_mib=memory_mib).touched_mib)
+
     def test_a_guest_with_dpdk_has_no_disk(self):
         guest = catalog.WORKLOADS['l2fwd-dpdk'].guest
         error = self.assertRaises(ValueError, scenario.Workload, 'block-io',
