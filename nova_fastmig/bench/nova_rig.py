@@ -13,6 +13,7 @@
 """Migrations that Nova's API is asked for, through ``lab/demo.py``."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import json
 import re
@@ -25,6 +26,8 @@ from nova_fastmig.bench import scenario
 
 DIRECTORY = 'bench'
 SERVER = 'demo-tagged'
+# [DEFAULT]reserved_host_memory_mb, Nova's default
+RESERVED_MIB = 512
 # Nova's [libvirt] for each option
 LIBVIRT_OPTIONS = {
     # a second per GiB, at least two: the least that there is
@@ -94,6 +97,21 @@ def figures(run: dict[str, ty.Any], heard: dict[str, ty.Any]
         'post_gap_ms': run['post_gap_ms']}
 
 
+def memory_obstacle(host_mib: Mapping[str, int], guest: scenario.Guest
+                    ) -> str | None:
+    """Why Nova finds no host for a guest; None if it does.
+
+    Nova takes all of a guest's memory from what a host has, touched or not.
+
+    :param host_mib: host -> its memory, as libvirt says it
+    """
+    for host, mib in host_mib.items():
+        if mib - RESERVED_MIB < guest.memory_mib:
+            return (f'{host} has {mib - RESERVED_MIB} MiB of memory for '
+                    f'Nova, {guest.memory_mib} MiB are needed')
+    return None
+
+
 class NovaGuest:
     def __init__(self, lab: lab_.Lab, contender: scenario.Contender,
                  rig: 'NovaRig'):
@@ -149,9 +167,18 @@ class NovaRig:
         path = self._lab.state / 'share' / DIRECTORY / 'runs.jsonl'
         return json.loads(path.read_text().splitlines()[-1])
 
+    def _host_mib(self) -> dict[str, int]:
+        found = {}
+        for host in self._lab.names:
+            with libvirt_rig.spoken(), libvirt_rig.connected(
+                    self._lab.uri(host)) as connection:
+                found[host] = connection.getInfo()[1]
+        return found
+
     def obstacle(self, turn: scenario.Turn) -> str | None:
         unfit = (lab_.obstacle(turn) or
-                 self._lab.memory.obstacle(turn.guest))
+                 self._lab.memory.obstacle(turn.guest) or
+                 memory_obstacle(self._host_mib(), turn.guest))
         if unfit:
             return unfit
         driver = turn.contender.driver

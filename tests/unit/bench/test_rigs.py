@@ -53,6 +53,15 @@ def contenders(control: scenario.Control) -> dict:
 @ddt.ddt
 class TestNova(base.BaseTestCase):
 
+    def test_memory_that_nova_has(self):
+        guest = scenario.Guest(memory_mib=1024)
+        self.assertIsNone(nova_rig.memory_obstacle(
+            {'compute1': 1536, 'compute2': 9999}, guest))
+        self.assertEqual(
+            'compute2 has 1023 MiB of memory for Nova, 1024 MiB are needed',
+            nova_rig.memory_obstacle({'compute1': 1536, 'compute2': 1535},
+                                     guest))
+
     @ddt.data(
         ('nova', ['live_migration_downtime=500',
                   'live_migration_downtime_steps=10',
