@@ -32,6 +32,11 @@ def event_name(event, data):
     return f'pass-{data["pass"]}' if event == 'MIGRATION_PASS' else event
 
 
+def _time_us(event):
+    stamp = event['timestamp']
+    return stamp['seconds'] * 1_000_000 + stamp['microseconds']
+
+
 class Monitor:
     """A QEMU's monitor, over QMP.
 
@@ -112,17 +117,15 @@ class Monitor:
         event = self.event(name, since)
         if event is None:
             return None
-        stamp = event['timestamp']
-        return stamp['seconds'] + stamp['microseconds'] / 1e6
+        return _time_us(event) / 1e6
 
     def times_us(self, since=0):
         """event_name -> QEMU's time stamp of the first such event."""
         times_us = {}
         for each in self.events[since:]:
-            stamp = each['timestamp']
             times_us.setdefault(
                 event_name(each['event'], each.get('data', {})),
-                stamp['seconds'] * 1_000_000 + stamp['microseconds'])
+                _time_us(each))
         return times_us
 
     @property
